@@ -128,6 +128,10 @@ type Subscription struct {
 	// broker's latency; fewer spreads work more evenly and leaves less to
 	// redeliver after a crash.
 	Prefetch int
+	// OnReady, if set, is called each time the subscription has been established
+	// (again): what is published from then on will reach the group. It must be
+	// quick and not block.
+	OnReady func()
 }
 
 // Promises state what a broker guarantees; the conformance suite holds each
@@ -139,6 +143,9 @@ type Promises struct {
 	// Ordered: messages with one Key from one publisher reach one subscriber in
 	// the order of publishing, save those that are retried or redelivered.
 	Ordered bool
+	// Routed: Publish returns [ErrUnroutable] for a topic to which no group has
+	// ever subscribed, instead of losing the message.
+	Routed bool
 	// CountsRelease: a Release raises Delivery.Attempt (SQS counts receives).
 	CountsRelease bool
 	// MaxPayload is the largest Payload in bytes; a larger one is [ErrTooLarge]

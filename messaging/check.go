@@ -114,8 +114,8 @@ func clip(s string, n int) string {
 // all that is wrong with it. It is for those who implement a [Broker].
 func CheckSubscription(s Subscription) (Subscription, error) {
 	var faults []string
-	for what, name := range map[string]string{"topic": s.Topic, "group": s.Group} {
-		if err := checkName(what, name); err != nil {
+	for _, n := range [...]struct{ what, name string }{{"topic", s.Topic}, {"group", s.Group}} {
+		if err := checkName(n.what, n.name); err != nil {
 			faults = append(faults, strings.TrimPrefix(err.Error(), ErrInvalid.Error()+": "))
 		}
 	}
