@@ -84,14 +84,14 @@ type Verdict struct {
 type Kind int
 
 const (
-	// Ack: the message was handled, or deliberately skipped; forget it.
+	// Ack means that the message was handled, or deliberately skipped; forget it.
 	Ack Kind = iota
-	// Retry: deliver it again after Verdict.After, with Attempt one higher, and
+	// Retry means to deliver it again after Verdict.After, with Attempt one higher, and
 	// let others pass meanwhile.
 	Retry
-	// DeadLetter: move it to the dead letters of its group, byte for byte.
+	// DeadLetter means to move it to the dead letters of its group, byte for byte.
 	DeadLetter
-	// Release: give it back as if it had not been delivered; Attempt stays.
+	// Release means to give it back as if it had not been delivered; Attempt stays.
 	Release
 )
 

@@ -16,29 +16,29 @@ type Reason string
 func (r Reason) Error() string { return "messaging: " + string(r) }
 
 const (
-	// ErrClosed: the Broker was closed. Permanent.
+	// ErrClosed means that the Broker was closed. Permanent.
 	ErrClosed Reason = "broker is closed"
-	// ErrInvalid: the call was refused before the network; the text says what to
+	// ErrInvalid means that the call was refused before the network; the text says what to
 	// change. Permanent.
 	ErrInvalid Reason = "invalid"
-	// ErrTooLarge: the payload or the headers exceed what the broker takes.
+	// ErrTooLarge means that the payload or the headers exceed what the broker takes.
 	// Permanent: send a reference to the data instead.
 	ErrTooLarge Reason = "message too large"
-	// ErrUnroutable: no group has ever subscribed to the topic, and the broker
+	// ErrUnroutable means that no group has ever subscribed to the topic, and the broker
 	// was asked to refuse such messages. Start a consumer first, or declare its
 	// group.
 	ErrUnroutable Reason = "no group subscribes to the topic"
-	// ErrNotConfirmed: ctx ended before the broker answered, so the message may
+	// ErrNotConfirmed means that ctx ended before the broker answered, so the message may
 	// have been stored or not. Publishing it again with the same ID is safe
 	// where consumers use an inbox.
 	ErrNotConfirmed Reason = "not confirmed, may have been stored"
-	// ErrRefused: the broker answered that it did not store the message (a full
+	// ErrRefused means that the broker answered that it did not store the message (a full
 	// queue, an internal error). Publish again later.
 	ErrRefused Reason = "refused by the broker"
-	// ErrTopology: something exists on the broker under the same name with other
+	// ErrTopology means that something exists on the broker under the same name with other
 	// settings. Permanent: delete it, or configure the same settings.
 	ErrTopology Reason = "topology conflicts"
-	// ErrDenied: wrong credentials or a missing permission. Permanent.
+	// ErrDenied means wrong credentials or a missing permission. Permanent.
 	ErrDenied Reason = "access denied"
 	// ErrLost is the cause with which a delivery's lease ends.
 	ErrLost Reason = "delivery taken back by the broker"
