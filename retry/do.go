@@ -1,0 +1,101 @@
+package retry
+
+import (
+	"context"
+
+	"github.com/parley-go/parley/internal/attempt"
+)
+
+// Do calls op until it returns nil, until its error is not to be retried, or
+// until attempts, time or budget are spent. It returns nil, the operation's own
+// error where that is not to be retried, or an [*Error] that keeps the
+// operation's error and says why retrying ended.
+//
+// The first attempt runs on ctx itself; later ones on a context that carries
+// their number (see [AttemptNumber]). With AttemptTimeout each has a deadline of
+// its own. When ctx ends, no further attempt starts and the error is both the
+// last one of op and the cause of ctx. When ctx has ended before, or when the
+// policy is faulty, op is not called.
+//
+// Op must be safe to repeat. A panic of op goes through Do with its stack. Do is
+// safe for concurrent use.
+func (p Policy) Do(ctx context.Context, op func(context.Context) error) error {
+	if !p.bare() || ctx.Err() != nil {
+		return p.do(ctx, op)
+	}
+	// Nothing watches the first attempt of a bare policy: no clock, no budget,
+	// no hook. All state begins with the first failure, so that a call that
+	// succeeds at once costs a few comparisons.
+	err := op(ctx)
+	if err == nil {
+		return nil
+	}
+	return p.resume(ctx, op, err)
+}
+
+func (p *Policy) bare() bool {
+	return !p.Forever && p.MaxElapsed == 0 && p.AttemptTimeout == 0 &&
+		p.Budget == nil && p.OnDone == nil && p.sound()
+}
+
+func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
+	c := call{policy: *p, budget: p.Budget}
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	defer c.end(ctx)
+	return c.run(ctx, op, c.try(ctx, op))
+}
+
+// resume goes on after the first attempt of a bare policy.
+func (p *Policy) resume(ctx context.Context, op func(context.Context) error, err error) error {
+	c := call{policy: *p, attempts: 1}
+	defer c.end(ctx)
+	return c.run(ctx, op, err)
+}
+
+// run is the loop: err is what the attempt before it returned.
+func (c *call) run(ctx context.Context, op func(context.Context) error, err error) error {
+	for err != nil {
+		d, again := c.again(ctx, err)
+		if !again {
+			return c.err(ctx)
+		}
+		c.announce(ctx, d)
+		if !c.wait(ctx, d) {
+			return c.err(ctx)
+		}
+		err = c.try(ctx, op)
+	}
+	c.succeeded()
+	return nil
+}
+
+// try makes one attempt.
+func (c *call) try(ctx context.Context, op func(context.Context) error) error {
+	ctx = c.next(ctx)
+	if c.policy.AttemptTimeout == 0 {
+		return op(ctx)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.policy.AttemptTimeout, ErrAttemptTimeout)
+	defer cancel()
+	return markTimeout(ctx, op(ctx))
+}
+
+// Value is [Policy.Do] for an operation with a result. With a nil error it
+// returns the result of the attempt that succeeded, with an error that of the
+// last attempt, or the zero value where none was made.
+func Value[T any](ctx context.Context, p Policy, op func(context.Context) (T, error)) (T, error) {
+	var v T
+	err := p.Do(ctx, func(ctx context.Context) error {
+		var err error
+		v, err = op(ctx)
+		return err
+	})
+	return v, err
+}
+
+// AttemptNumber returns the number of the attempt that ctx belongs to: 1 for a
+// first try and outside of any policy, 2 for the first retry. It lets a
+// RoundTripper or a driver below a policy report retries.
+func AttemptNumber(ctx context.Context) int { return attempt.From(ctx) }

@@ -1,0 +1,90 @@
+package retry
+
+import "time"
+
+// Permanent marks err as not worth another attempt, whatever the policy's
+// Retryable says; Permanent(nil) is nil. The mark is found through wrapping, by
+// every policy on the way out, and is otherwise transparent: text, errors.Is and
+// errors.As are those of err.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+type permanentError struct{ error }
+
+func (e *permanentError) Unwrap() error { return e.error }
+
+// After marks err with the time that the dependency asked to be left alone: the
+// wait before the next attempt is at least d. A negative d counts as 0 for a
+// Policy and stops further attempts of a [Hedge]; After(nil, d) is nil. Errors
+// of other packages say the same by a method RetryAfter() time.Duration.
+func After(err error, d time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &afterError{err, d}
+}
+
+type afterError struct {
+	error
+	after time.Duration
+}
+
+func (e *afterError) Unwrap() error             { return e.error }
+func (e *afterError) RetryAfter() time.Duration { return e.after }
+
+// facts are what an error says about whether, and when, to try again.
+type facts struct {
+	permanent bool // marked by Permanent
+	givenUp   bool // a policy below has tried already
+	rejected  bool // the dependency was never reached
+	asks      bool // it has RetryAfter, which said after
+	after     time.Duration
+}
+
+// factsOf reads err and all that it wraps, as errors.As would but in one walk
+// and without its generic assertions: this is most of what a failed attempt
+// costs. Of several RetryAfter methods the outermost counts.
+func factsOf(err error) facts {
+	var f facts
+	f.read(err)
+	return f
+}
+
+func (f *facts) read(err error) {
+	for err != nil {
+		switch err.(type) { //nolint:errorlint // this is the walk through what err wraps
+		case *Error:
+			f.givenUp = true
+			return
+		case *permanentError:
+			f.permanent = true
+		}
+		if r, ok := err.(interface{ Rejected() bool }); ok && r.Rejected() {
+			f.rejected = true
+		}
+		if d, ok := err.(interface{ RetryAfter() time.Duration }); ok && !f.asks {
+			f.asks, f.after = true, d.RetryAfter()
+		}
+		switch u := err.(type) { //nolint:errorlint // see above
+		case interface{ Unwrap() error }:
+			err = u.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, err := range u.Unwrap() {
+				f.read(err)
+			}
+			return
+		default:
+			return
+		}
+	}
+}
+
+// final reports whether the error itself rules out another attempt, whatever a
+// policy's Retryable thinks of it.
+func (f facts) final(retryRejected bool) bool {
+	return f.givenUp || f.permanent || f.rejected && !retryRejected
+}
