@@ -1,0 +1,439 @@
+package tracing_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/parley-go/parley/internal/memhttp"
+	"github.com/parley-go/parley/retry"
+	"github.com/parley-go/parley/tracing"
+)
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// answer is a response without a body.
+func answer(status int) *http.Response {
+	return &http.Response{StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody, Header: http.Header{}}
+}
+
+func request(ctx context.Context, url string) *http.Request {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// exchange sends one request through a Transport over next.
+func trip(t testing.TB, cfg tracing.Config, next roundTrip, r *http.Request) (*recorder, *http.Response, error) {
+	t.Helper()
+	rec := &recorder{}
+	cfg.Provider = rec
+	resp, err := mustNew(t, cfg).Transport(next).RoundTrip(r)
+	return rec, resp, err
+}
+
+func ok(*http.Request) (*http.Response, error) { return answer(200), nil }
+
+func TestClientSpanIsDescribedByTheConventions(t *testing.T) {
+	for _, tt := range []struct {
+		url    string
+		status int
+		want   map[attribute.Key]any
+		code   codes.Code
+	}{
+		{"http://h.example/a?b=1#frag", 200, map[attribute.Key]any{
+			"http.request.method": "GET", "url.full": "http://h.example/a?b=1", "server.address": "h.example", "server.port": int64(80),
+			"http.response.status_code": int64(200), "network.protocol.version": "1.1", "error.type": nil, "http.request.resend_count": nil,
+		}, codes.Unset},
+		{"https://user:pass@h.example:8443/", 404, map[attribute.Key]any{
+			"url.full": "https://REDACTED:REDACTED@h.example:8443/", "server.port": int64(8443), "error.type": "404",
+		}, codes.Error},
+		{"https://h.example", 503, map[attribute.Key]any{"url.full": "https://h.example", "server.port": int64(443), "error.type": "503"}, codes.Error},
+		{"unix://socket/x", 302, map[attribute.Key]any{"server.port": nil}, codes.Unset},
+	} {
+		rec, _, err := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return answer(tt.status), nil }, request(t.Context(), tt.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := rec.only(t)
+		s.expect(t, tt.want)
+		if s.name != "GET" || s.kind != trace.SpanKindClient || s.status != tt.code {
+			t.Errorf("%s: name, kind, status = %q, %v, %v, want GET, client, %v", tt.url, s.name, s.kind, s.status, tt.code)
+		}
+	}
+}
+
+func TestCredentialsOfSignedURLsAreNotOnASpan(t *testing.T) {
+	for _, name := range []string{
+		"X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature",
+		"x-amz-signature", "X%2DAmz%2DSignature", "s%69g", "own_token",
+	} {
+		for _, query := range []string{name + "=SECRET", "a=1&" + name + "=SECRET&b=2", "a=1;" + name + "=SECRET", name + "=SECRET&" + name + "=SECRET", strings.Repeat("x", 1010) + "=1&" + name + "=SECRET"} {
+			cfg := tracing.Config{RedactQuery: []string{"own_token"}}
+			rec, _, _ := trip(t, cfg, ok, request(t.Context(), "http://user:SECRET@h/?"+query))
+			if full := rec.only(t).attrs["url.full"].(string); strings.Contains(full, "SECRET") {
+				t.Errorf("url.full = %q, which shows the secret", full)
+			}
+		}
+	}
+	rec, _, _ := trip(t, tracing.Config{}, ok, request(t.Context(), "http://h/?a=1&sig=SECRET&b=2&sig"))
+	if full := rec.only(t).attrs["url.full"]; full != "http://h/?a=1&sig=REDACTED&b=2&sig" {
+		t.Errorf("url.full = %q, want all but the secret", full)
+	}
+}
+
+func TestOpaqueURLIsShownAsItIs(t *testing.T) {
+	r := request(t.Context(), "http://h/")
+	r.URL.Opaque = "//h/a%2Fb"
+	rec, _, _ := trip(t, tracing.Config{}, ok, r)
+	rec.only(t).expect(t, map[attribute.Key]any{"url.full": "http://h/a%2Fb"})
+}
+
+func TestEachAttemptHasASpanBesideTheOthersWithItsNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := &recorder{}
+		tracer := mustNew(t, tracing.Config{Provider: rec})
+		var sent []string
+		next := roundTrip(func(r *http.Request) (*http.Response, error) {
+			sent = append(sent, r.Header.Get("traceparent"))
+			return answer(503), nil
+		})
+		policy := retry.Policy{MaxAttempts: 3}
+		ctx, parent := rec.Tracer("").Start(t.Context(), "parent")
+		if _, err := policy.Transport(tracer.Transport(next)).RoundTrip(request(ctx, "http://h/")); err != nil {
+			t.Fatal(err)
+		}
+		parent.End()
+		spans := rec.all(t)[1:]
+		if len(spans) != 3 {
+			t.Fatalf("%d client spans, want 3", len(spans))
+		}
+		for i, want := range []any{nil, int64(1), int64(2)} {
+			s := spans[i]
+			s.expect(t, map[attribute.Key]any{"http.request.resend_count": want})
+			if s.parent.SpanID() != parent.SpanContext().SpanID() {
+				t.Errorf("attempt %d has parent %v, want the caller's span", i+1, s.parent.SpanID())
+			}
+			if header := fmt.Sprintf("00-%v-%v-03", s.sc.TraceID(), s.sc.SpanID()); sent[i] != header {
+				t.Errorf("attempt %d sent %q, want %q", i+1, sent[i], header)
+			}
+		}
+	})
+}
+
+func TestTransportErrorsAreOfFewTypes(t *testing.T) {
+	_, refused := net.Dial("tcp", closedAddress(t))
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{refused, "connection_refused"},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, "connection_reset"},
+		{syscall.EPIPE, "connection_reset"},
+		{io.EOF, "unexpected_eof"},
+		{io.ErrUnexpectedEOF, "unexpected_eof"},
+		{&net.DNSError{Name: "h", IsNotFound: true}, "dns"},
+		{&net.DNSError{Name: "h", IsTimeout: true}, "timeout"},
+		{&tls.CertificateVerificationError{Err: errors.New("x")}, "tls"},
+		{tls.RecordHeaderError{Msg: "x"}, "tls"},
+		{tls.AlertError(40), "tls"},
+		{context.DeadlineExceeded, "timeout"},
+		{context.Canceled, "canceled"},
+		{rejection{}, "rejected"},
+		{errors.New("anything 42"), "_OTHER"},
+	} {
+		rec, _, err := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return nil, tt.err }, request(t.Context(), "http://h/"))
+		if !errors.Is(err, tt.err) {
+			t.Errorf("RoundTrip() = %v, want %v as it is", err, tt.err)
+		}
+		s := rec.only(t)
+		s.expect(t, map[attribute.Key]any{"error.type": tt.want})
+		if s.status != codes.Error || s.description != tt.err.Error() {
+			t.Errorf("status, description = %v, %q, want an error with the text of %v", s.status, s.description, tt.err)
+		}
+	}
+}
+
+type rejection struct{}
+
+func (rejection) Error() string  { return "breaker: open" }
+func (rejection) Rejected() bool { return true }
+
+func closedAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestErrorTextShowsNoURLAndIsBounded(t *testing.T) {
+	_, err := http.Get("http://" + closedAddress(t) + "/?sig=SECRET")
+	rec, _, _ := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return nil, err }, request(t.Context(), "http://h/"))
+	if s := rec.only(t); strings.Contains(s.description, "SECRET") {
+		t.Errorf("description = %q, which shows the secret", s.description)
+	}
+	long := errors.New(strings.Repeat("é", 1000))
+	rec, _, _ = trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return nil, long }, request(t.Context(), "http://h/"))
+	if s := rec.only(t); len(s.description) > 256 || !strings.HasSuffix(s.description, "é") {
+		t.Errorf("description has %d bytes and ends in %q, want at most 256 in whole characters", len(s.description), s.description[len(s.description)-2:])
+	}
+}
+
+func TestCallersCancellationIsNoErrorAndAPassedDeadlineIs(t *testing.T) {
+	for _, tt := range []struct {
+		does   string
+		ctx    func(context.Context) (context.Context, context.CancelFunc)
+		status codes.Code
+		kind   any
+	}{
+		{"cancelled", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(time.Second, cancel)
+			return ctx, cancel
+		}, codes.Unset, nil},
+		{"cancelled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(ctx)
+			time.AfterFunc(time.Second, func() { cancel(errors.New("lost the race")) })
+			return ctx, func() { cancel(nil) }
+		}, codes.Unset, nil},
+		{"deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		}, codes.Error, "timeout"},
+		{"deadline with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(ctx, time.Second, errors.New("attempt took too long"))
+		}, codes.Error, "timeout"},
+	} {
+		for _, phase := range []string{"before the answer", "in the body", "after the body was forgotten"} {
+			t.Run(tt.does+" "+phase, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					server := memhttp.New(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if phase != "before the answer" {
+							io.WriteString(w, "begin")
+							w.(http.Flusher).Flush()
+						}
+						<-r.Context().Done()
+					}))
+					rec := &recorder{}
+					ctx, cancel := tt.ctx(t.Context())
+					defer cancel()
+					resp, err := mustNew(t, tracing.Config{Provider: rec}).Transport(server.Transport).RoundTrip(request(ctx, "http://h/"))
+					switch {
+					case phase == "before the answer":
+						if err == nil {
+							t.Error("RoundTrip() = nil, want the context's error")
+						}
+					case err != nil:
+						t.Fatal(err)
+					case phase == "in the body":
+						if _, err := io.ReadAll(resp.Body); err == nil {
+							t.Error("ReadAll() = nil, want the context's error")
+						}
+					default:
+						<-ctx.Done()
+						synctest.Wait()
+						defer resp.Body.Close()
+					}
+					s := rec.only(t)
+					s.expect(t, map[attribute.Key]any{"error.type": tt.kind})
+					if s.status != tt.status {
+						t.Errorf("status = %v (%s), want %v", s.status, s.description, tt.status)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestSpanEndsWithTheBody(t *testing.T) {
+	for _, tt := range []struct {
+		does string
+		use  func(io.ReadCloser)
+	}{
+		{"at its end", func(b io.ReadCloser) { io.ReadAll(b) }},
+		{"when it is closed", func(b io.ReadCloser) { b.Close() }},
+		{"once", func(b io.ReadCloser) { io.ReadAll(b); b.Close(); b.Close() }},
+	} {
+		t.Run(tt.does, func(t *testing.T) {
+			rec, resp, _ := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) {
+				r := answer(200)
+				r.Body = io.NopCloser(strings.NewReader("body"))
+				return r, nil
+			}, request(t.Context(), "http://h/"))
+			if ends := rec.spans[0].ends; ends != 0 {
+				t.Errorf("the span ended %d times before the body did", ends)
+			}
+			tt.use(resp.Body)
+			rec.only(t)
+		})
+	}
+}
+
+func TestAThousandBodiesThatNobodyReadsLeaveNoSpanOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := &recorder{}
+		tr := mustNew(t, tracing.Config{Provider: rec}).Transport(roundTrip(func(*http.Request) (*http.Response, error) {
+			r := answer(200)
+			r.Body = io.NopCloser(strings.NewReader("body"))
+			return r, nil
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 1000 {
+			if _, err := tr.RoundTrip(request(ctx, "http://h/")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		if n := len(rec.all(t)); n != 1000 {
+			t.Errorf("%d spans, want 1000", n)
+		}
+	})
+}
+
+func TestBodyErrorIsOnTheSpan(t *testing.T) {
+	rec, resp, _ := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) {
+		r := answer(200)
+		r.Body = io.NopCloser(io.MultiReader(strings.NewReader("half"), failing{}))
+		return r, nil
+	}, request(t.Context(), "http://h/"))
+	if _, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("ReadAll() = %v, want the body's error", err)
+	}
+	rec.only(t).expect(t, map[attribute.Key]any{"error.type": "unexpected_eof"})
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestSwitchedConnectionStaysWritable(t *testing.T) {
+	conn := struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{strings.NewReader(""), &bytes.Buffer{}, io.NopCloser(nil)}
+	rec, resp, _ := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) {
+		r := answer(http.StatusSwitchingProtocols)
+		r.Body = conn
+		return r, nil
+	}, request(t.Context(), "http://h/"))
+	if _, ok := resp.Body.(io.Writer); !ok {
+		t.Error("the body of a 101 is no io.Writer any more")
+	}
+	rec.only(t).expect(t, map[attribute.Key]any{"http.response.status_code": int64(101), "error.type": nil})
+}
+
+func TestBaggageGoesToListedHostsOnly(t *testing.T) {
+	member, err := baggage.NewMemberRaw("k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bag, _ := baggage.New(member)
+	ctx := baggage.ContextWithBaggage(t.Context(), bag)
+	cfg := tracing.Config{BaggageHosts: []string{"Exact.example", "*.svc.local", "10.0.0.1", "::1"}}
+	for _, passive := range []bool{false, true} {
+		for host, want := range map[string]string{
+			"exact.example": "k=v", "EXACT.example:8080": "k=v", "exact.example.": "k=v", "a.b.svc.local": "k=v", "10.0.0.1": "k=v", "[::1]:80": "k=v",
+			"other.example": "", "sub.exact.example": "", "svc.local": "", "evilsvc.local": "", "10.0.0.11": "",
+		} {
+			if !passive {
+				cfg.Provider = &recorder{}
+			} else {
+				cfg.Provider = nil
+			}
+			var sent http.Header
+			tr := mustNew(t, cfg).Transport(roundTrip(func(r *http.Request) (*http.Response, error) { sent = r.Header; return answer(200), nil }))
+			r := request(ctx, "http://"+host+"/")
+			r.Header.Set("baggage", "copied=by a proxy")
+			if _, err := tr.RoundTrip(r); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(sent.Values("baggage"), " | "); got != want {
+				t.Errorf("baggage for %s = %q, want %q", host, got, want)
+			}
+		}
+	}
+}
+
+func TestTransportChangesNothingOfTheCallersRequest(t *testing.T) {
+	r := request(t.Context(), "http://h/")
+	r.Header.Set("traceparent", "mine")
+	before := r.Header.Clone()
+	var sent *http.Request
+	if _, _, err := trip(t, tracing.Config{}, func(r *http.Request) (*http.Response, error) { sent = r; return answer(200), nil }, r); err != nil {
+		t.Fatal(err)
+	}
+	if sent == r || fmt.Sprint(r.Header) != fmt.Sprint(before) || sent.Header.Get("traceparent") == "mine" {
+		t.Errorf("caller's header, sent header = %v, %v, want %v and one with a context", r.Header, sent.Header, before)
+	}
+	r.Header = nil
+	if _, _, err := trip(t, tracing.Config{}, ok, r); err != nil {
+		t.Errorf("RoundTrip() without a header = %v, want nil", err)
+	}
+}
+
+func TestWrappingATransportTwiceMakesOneSpan(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec})
+	if _, err := tracer.Transport(tracer.Transport(roundTrip(ok))).RoundTrip(request(t.Context(), "http://h/")); err != nil {
+		t.Fatal(err)
+	}
+	rec.only(t)
+}
+
+func TestTransportPanicIsRecordedAndGoesOn(t *testing.T) {
+	rec := &recorder{}
+	tr := mustNew(t, tracing.Config{Provider: rec}).Transport(roundTrip(func(*http.Request) (*http.Response, error) { panic("boom") }))
+	func() {
+		defer func() {
+			if v := recover(); v != "boom" {
+				t.Errorf("recover() = %v, want boom", v)
+			}
+		}()
+		tr.RoundTrip(request(t.Context(), "http://h/"))
+	}()
+	s := rec.only(t)
+	s.expect(t, map[attribute.Key]any{"error.type": "panic"})
+	if len(s.events) != 1 {
+		t.Errorf("events = %v, want one exception", s.events)
+	}
+}
+
+func TestTransportWithoutNextIsTheDefaultOne(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(nothing))
+	defer server.Close()
+	rec := &recorder{}
+	client := &http.Client{Transport: mustNew(t, tracing.Config{Provider: rec}).Transport(nil)}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	client.CloseIdleConnections()
+	rec.only(t)
+	if _, err := client.Transport.RoundTrip(&http.Request{}); err == nil {
+		t.Error("RoundTrip() without a URL = nil, want the error of http.Transport")
+	}
+}
