@@ -1,0 +1,41 @@
+# Thin lines over go commands; `make` alone lists them.
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+# Run from outside the workspace, which has no part in the tools' versions.
+TOOL := GOWORK=off go tool -modfile=internal/tools/go.mod
+# Every module of the workspace, by directory.
+MODULES = $(shell go list -m -f '{{.Dir}}')
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: test
+test: ## Start the real services, run all tests with the race detector, then the allocation tests
+	go run ./internal/services/run -- sh -c 'go test -race -shuffle=on work && go test -count=1 -run "^TestAllocs" ./...'
+
+.PHONY: services
+services: ## Start the services that tests use, print their addresses, stay until interrupted
+	go run ./internal/services/run
+
+.PHONY: lint
+lint: ## Check format, vet, staticcheck and golangci-lint in every module
+	@files=$$($(TOOL) gofumpt -l .); test -z "$$files" || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
+	go vet work
+	"$$(GOWORK=off go -C internal/tools tool -n staticcheck)" work
+	$(GOLANGCI) run $(addsuffix /...,$(MODULES))
+
+.PHONY: fmt
+fmt: ## Format everything
+	$(TOOL) gofumpt -w .
+	$(GOLANGCI) fmt
+
+.PHONY: tidy
+tidy: ## Tidy every module
+	@for dir in $(MODULES) internal/tools; do (cd $$dir && GOWORK=off go mod tidy) || exit 1; done
+
+.PHONY: alone
+alone: ## Check that every module is tidy, builds and passes its tests outside the workspace
+	@for dir in $(MODULES); do \
+		echo "$$dir"; (cd $$dir && export GOWORK=off && go mod tidy -diff && go build ./... && go test ./...) || exit 1; \
+	done
+	GOWORK=off go -C internal/tools mod tidy -diff
