@@ -10,9 +10,10 @@ import (
 // Who implements it: a call returns nil only when the broker has taken
 // responsibility for every message, to the degree its [Promises] state; it
 // returns a [*BatchError] that says which messages were not taken and why; it
-// checks every message with [Check] before it touches the network; it honours
-// ctx at every wait, and until ctx ends rides out a lost connection; it keeps no
-// reference to msgs after it returns.
+// checks every message with [Check] before it touches the network, and publishes
+// those that pass though others do not; it honours ctx at every wait, and until
+// ctx ends rides out a lost connection; it keeps no reference to msgs after it
+// returns.
 type Publisher interface {
 	Publish(ctx context.Context, topic string, msgs ...Message) error
 }
@@ -72,6 +73,10 @@ type Verdict struct {
 	Kind Kind
 	// After is the least delay before a Retry is delivered again.
 	After time.Duration
+	// KeepAttempt leaves Delivery.Attempt as it is at a Retry: what the handler
+	// depends on refused the work before it began, so no attempt was made. A
+	// broker that CountsRelease may raise it all the same.
+	KeepAttempt bool
 	// Reason is why a DeadLetter was set aside: one of the Reason… constants, or
 	// a word of the caller's. It becomes the header msg-dlq-reason.
 	Reason string
@@ -86,8 +91,8 @@ type Kind int
 const (
 	// Ack means that the message was handled, or deliberately skipped; forget it.
 	Ack Kind = iota
-	// Retry means to deliver it again after Verdict.After, with Attempt one higher, and
-	// let others pass meanwhile.
+	// Retry means to deliver it again after Verdict.After, with Attempt one higher
+	// (save for KeepAttempt), and let others pass meanwhile.
 	Retry
 	// DeadLetter means to move it to the dead letters of its group, byte for byte.
 	DeadLetter

@@ -13,13 +13,13 @@ const (
 	// less, beside what parley adds.
 	MaxHeaderBytes = 32 << 10
 	maxName        = 128
-	// reserved begins the names of headers that this package sets.
-	reserved = "msg-"
 )
 
 // Check returns nil when every message may be published to topic, and a
 // [*BatchError] that says for each one what is wrong with it otherwise. It is
-// for those who implement a [Publisher]; limit is [Promises].MaxPayload.
+// for those who implement a [Publisher]: they publish the messages whose entry
+// is nil, for a nil entry tells the caller that a message was taken. limit is
+// [Promises].MaxPayload.
 func Check(topic string, limit int, msgs []Message) error {
 	topicErr := checkName("topic", topic)
 	var errs []error

@@ -26,9 +26,10 @@ type Message struct {
 	Subject string
 	// Time is when the event happened. Optional.
 	Time time.Time
-	// Key orders messages: those with the same Key are handled one after the
-	// other, in the order in which one publisher published them. Empty means
-	// that order does not matter.
+	// Key orders messages: those with the same Key are handled by one Consumer one
+	// after the other, in the order in which one publisher published them, save
+	// those that are retried or redelivered. Empty means that order does not
+	// matter.
 	Key string
 	// ContentType is the media type of Payload, such as "application/json".
 	// Optional.

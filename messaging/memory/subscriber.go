@@ -1,0 +1,197 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// A subscriber is one running Subscribe.
+type subscriber struct {
+	broker   *Broker
+	group    *group
+	prefetch int64
+	open     atomic.Int64  // deliveries handed out and not settled
+	freed    chan struct{} // told when open drops below prefetch, and to 0
+}
+
+// Subscribe hands the messages of a group to deliver, one after the other, until
+// ctx ends; then it returns nil once every delivery that was accepted is
+// settled. It returns [messaging.ErrInvalid] for a faulty subscription, and
+// [messaging.ErrClosed] when the Broker is closed.
+//
+// The group exists from its first Subscribe until the Broker is closed, with
+// subscribers or without. Several subscribers of one group share its messages;
+// order by Key then holds within each of them.
+func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
+	s, err := messaging.CheckSubscription(s)
+	if err == nil && deliver == nil {
+		err = fmt.Errorf("%w: deliver is nil", messaging.ErrInvalid)
+	}
+	if err != nil {
+		return err
+	}
+	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(messaging.ErrLost)
+	sub := &subscriber{broker: b, prefetch: int64(s.Prefetch), freed: make(chan struct{}, 1)}
+	if !b.join(sub, s, end) {
+		return messaging.ErrClosed
+	}
+	defer b.leave(sub)
+	if s.OnReady != nil {
+		s.OnReady()
+	}
+	return sub.run(ctx, lease, deliver)
+}
+
+// join makes sub a subscriber of its group. It reports whether the Broker is
+// open.
+func (b *Broker) join(sub *subscriber, s messaging.Subscription, end func(error)) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	groups := b.groups[s.Topic]
+	i := slices.IndexFunc(groups, func(g *group) bool { return g.name == s.Group })
+	if i < 0 {
+		i = len(groups)
+		groups = append(slices.Clip(groups), newGroup(s.Topic, s.Group, b.base, b.cfg)) // a copy: publishers read the old one
+		b.groups[s.Topic] = groups
+	}
+	sub.group = groups[i]
+	b.leases[sub] = end
+	b.calls.Add(1)
+	return true
+}
+
+func (b *Broker) leave(sub *subscriber) {
+	sub.group.wake() // sub may have been the one that was watching
+	b.mu.Lock()
+	delete(b.leases, sub)
+	b.mu.Unlock()
+	b.calls.Done()
+}
+
+func (s *subscriber) run(ctx, lease context.Context, deliver messaging.Deliver) error {
+	for ctx.Err() == nil && lease.Err() == nil {
+		if e := s.take(ctx, lease); e != nil {
+			s.hand(lease, e, deliver)
+		}
+	}
+	for s.open.Load() > 0 && lease.Err() == nil {
+		select {
+		case <-s.freed:
+		case <-lease.Done():
+		}
+	}
+	if lease.Err() != nil {
+		return messaging.ErrClosed
+	}
+	return nil
+}
+
+// take returns the next entry. It waits, at most once, when there is none or
+// when no more may be handed out, and then may return nil.
+func (s *subscriber) take(ctx, lease context.Context) *entry {
+	ready, nudge := s.group.ready, s.group.nudge
+	var due <-chan time.Time
+	if s.open.Load() >= s.prefetch {
+		ready, nudge = nil, nil
+	} else {
+		e, wait := s.group.take()
+		if e != nil {
+			return e
+		}
+		if wait > 0 {
+			t := time.NewTimer(wait)
+			defer t.Stop()
+			due = t.C
+		}
+	}
+	select {
+	case e := <-ready:
+		return e
+	case <-nudge:
+	case <-due:
+	case <-s.freed:
+	case <-ctx.Done():
+	case <-lease.Done():
+	}
+	return nil
+}
+
+// hand gives e to deliver, and takes it back when it is not accepted.
+func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Deliver) {
+	if e.seq == 0 {
+		e.seq = s.group.next.Add(1)
+	}
+	s.open.Add(1)
+	h := &handout{sub: s, entry: e, d: messaging.Delivery{
+		Message: e.msg.Clone(), Topic: s.group.topic, Group: s.group.name, Attempt: e.attempt, Redelivered: e.redelivered,
+	}}
+	accepted := false
+	defer func() { // also when deliver panics or calls runtime.Goexit
+		if !accepted {
+			_ = h.Settle(lease, messaging.Verdict{Kind: messaging.Release})
+		}
+	}()
+	accepted = deliver(lease, &h.d, h) == nil
+}
+
+// settled counts a delivery as settled.
+func (s *subscriber) settled() {
+	if n := s.open.Add(-1); n == 0 || n == s.prefetch-1 {
+		select {
+		case s.freed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// A handout is one delivery, and its [messaging.Settler].
+type handout struct {
+	d     messaging.Delivery
+	sub   *subscriber
+	entry *entry
+	done  atomic.Bool
+}
+
+// Settle implements [messaging.Settler]. It never waits.
+func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
+	if !h.done.CompareAndSwap(false, true) {
+		return nil
+	}
+	defer h.sub.settled()
+	select {
+	case <-h.sub.broker.closing:
+		return nil // what the group holds is lost
+	default:
+	}
+	g, e := h.sub.group, h.entry
+	switch v.Kind {
+	case messaging.Ack:
+		g.free()
+	case messaging.Retry:
+		if !v.KeepAttempt {
+			e.attempt++
+		}
+		g.retry(e, v.After)
+	case messaging.DeadLetter:
+		g.bury(e.msg, messaging.DeadHeaders(&messaging.Delivery{Topic: g.topic, Group: g.name, Attempt: e.attempt}, v, time.Now()))
+		g.free()
+	case messaging.Release:
+		g.release(e)
+	default:
+		g.release(e)
+		return fmt.Errorf("%w: verdict of unknown kind %d: the message comes again", messaging.ErrInvalid, v.Kind)
+	}
+	return nil
+}
+
+// Extend implements [messaging.Settler]. The leases of this Broker do not expire.
+func (h *handout) Extend(context.Context, time.Duration) error { return nil }

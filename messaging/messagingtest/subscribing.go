@@ -1,0 +1,142 @@
+package messagingtest
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+func subscribing() []guarantee {
+	return []guarantee{
+		{name: "Subscribe refuses an invalid subscription", check: invalidSubscription},
+		{name: "the subscribers of a group share its messages", check: sharing},
+		{name: "no more than Prefetch deliveries are unsettled", check: prefetch},
+		{name: "a delivery that is not accepted comes again", check: notAccepted},
+		{name: "Subscribe returns when what it accepted is settled and leaves the rest", check: drain},
+	}
+}
+
+func invalidSubscription(h *harness) {
+	for name, s := range map[string]messaging.Subscription{
+		"no topic":          {Group: "g"},
+		"no group":          {Topic: h.topic},
+		"a bad topic":       {Topic: "no spaces", Group: "g"},
+		"a bad group":       {Topic: h.topic, Group: "a/b"},
+		"a long group":      {Topic: h.topic, Group: strings.Repeat("x", 129)},
+		"negative Prefetch": {Topic: h.topic, Group: "g", Prefetch: -1},
+		"a huge Prefetch":   {Topic: h.topic, Group: "g", Prefetch: 65536},
+	} {
+		err := h.broker.Subscribe(h.ctx, s, func(context.Context, *messaging.Delivery, messaging.Settler) error { return nil })
+		if !errors.Is(err, messaging.ErrInvalid) {
+			h.Errorf("Subscribe() with %s = %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+func sharing(h *harness) {
+	// The first settles nothing, so with a Prefetch of 1 it gets one message, and
+	// the second must get the others.
+	first := h.subscribe(messaging.Subscription{Group: "g", Prefetch: 1}, nil)
+	h.publish(message("m"))
+	held := first.receive()
+	second := h.group("g")
+	seen := map[string]bool{held.ID: true}
+	for range 10 {
+		h.publish(message("m"))
+	}
+	for range 10 {
+		a := second.receive()
+		if seen[a.ID] {
+			h.Errorf("message %s arrived twice", a.ID)
+		}
+		seen[a.ID] = true
+		h.ack(a)
+	}
+	h.ack(held)
+}
+
+func prefetch(h *harness) {
+	const limit, total = 3, 12
+	var open, most atomic.Int64
+	arrivals := make(chan arrival, total)
+	h.subscribe(messaging.Subscription{Group: "g", Prefetch: limit}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		if n := open.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		arrivals <- arrival{d, s, lease, time.Now()}
+		return nil
+	})
+	witness := h.group("witness")
+	for range total {
+		h.publish(message("m"))
+	}
+	for range total { // by then, whoever sends too many has had the time to
+		h.ack(witness.receive())
+	}
+	for range total {
+		select {
+		case a := <-arrivals:
+			open.Add(-1)
+			h.ack(a)
+		case <-time.After(patience):
+			h.Fatal("the delivery that was awaited does not come")
+		}
+	}
+	if got := most.Load(); got != limit {
+		h.Errorf("at most %d deliveries were unsettled, want %d", got, limit)
+	}
+}
+
+func notAccepted(h *harness) {
+	refused := false
+	arrivals := make(chan arrival, 10)
+	h.subscribe(messaging.Subscription{Group: "g"}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		if !refused {
+			refused = true
+			return errors.New("no room")
+		}
+		arrivals <- arrival{d, s, lease, time.Now()}
+		return nil
+	})
+	m := message("m")
+	h.publish(m)
+	select {
+	case a := <-arrivals:
+		if a.ID != m.ID || a.Attempt != 1 && !h.broker.Promises().CountsRelease {
+			h.Errorf("received %s at attempt %d, want %s at attempt 1", a.ID, a.Attempt, m.ID)
+		}
+		h.ack(a)
+	case <-time.After(patience):
+		h.Error("the delivery that was not accepted does not come again")
+	}
+}
+
+func drain(h *harness) {
+	sub := h.subscribe(messaging.Subscription{Group: "g", Prefetch: 1}, nil)
+	first, second := message("first"), message("second")
+	h.publish(first)
+	a := sub.receive()
+	h.publish(second)
+	sub.cancel()
+	select {
+	case <-sub.done:
+		h.Fatalf("Subscribe() = %v before the delivery that it accepted was settled", sub.err)
+	case <-time.After(100 * time.Millisecond): // enough to catch one that does not wait at all
+	}
+	if err := context.Cause(a.lease); err != nil {
+		h.Errorf("the lease ended with %v when the context of Subscribe ended, want it alive", err)
+	}
+	h.ack(a)
+	if err := sub.returned(); err != nil {
+		h.Errorf("Subscribe() = %v, want nil", err)
+	}
+	b := h.group("g").receive()
+	if b.ID != second.ID {
+		h.Errorf("the next subscriber received the %s message, want the second alone", b.Type)
+	}
+	h.ack(b)
+}

@@ -1,0 +1,79 @@
+package messaging_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+type order struct {
+	ID int `json:"orderId"`
+}
+
+func TestTypedPassesTheDecodedPayloadOn(t *testing.T) {
+	var got order
+	var at *messaging.Delivery
+	h := messaging.Typed(messaging.JSON{}, func(_ context.Context, o order, d *messaging.Delivery) error {
+		got, at = o, d
+		return errFailed
+	})
+	d := &messaging.Delivery{Message: messaging.Message{Payload: []byte(`{"orderId":456,"added":"later"}`)}}
+	if err := h(t.Context(), d); !errors.Is(err, errFailed) || err != errFailed { //nolint:errorlint // the same, not one that wraps it
+		t.Errorf("Handler = %v, want what the function returned as it is", err)
+	}
+	if got.ID != 456 || at != d {
+		t.Errorf("the function was given %+v and %p, want order 456 and %p", got, at, d)
+	}
+}
+
+func TestTypedRefusesWhatCannotBeDecoded(t *testing.T) {
+	for name, payload := range map[string]string{
+		"nothing":         ``,
+		"not JSON":        `hello`,
+		"truncated JSON":  `{"orderId":4`,
+		"another type":    `{"orderId":"four"}`,
+		"two JSON values": `{"orderId":1} {"orderId":2}`,
+	} {
+		h := messaging.Typed(messaging.JSON{}, func(context.Context, order, *messaging.Delivery) error {
+			t.Errorf("%s: the function was called", name)
+			return nil
+		})
+		err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{Payload: []byte(payload)}})
+		if err == nil || !strings.HasPrefix(err.Error(), "messaging: decode the payload of ") || !strings.Contains(err.Error(), "messaging_test.order") {
+			t.Errorf("%s: Handler = %v, want an error that names the type", name, err)
+		}
+	}
+	h := messaging.Typed(messaging.JSON{}, func(context.Context, order, *messaging.Delivery) error { return nil })
+	err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{Payload: []byte(`{"orderId":"four"}`)}})
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
+		t.Errorf("Handler = %v, want the codec's error in it", err)
+	}
+}
+
+// upper is a codec of another kind.
+type upper struct{}
+
+func (upper) Decode(m *messaging.Message, v any) error {
+	s, ok := v.(*string)
+	if !ok || m.ContentType != "text/plain" {
+		return errors.New("not text")
+	}
+	*s = strings.ToUpper(string(m.Payload))
+	return nil
+}
+
+func TestTypedTakesAnyCodec(t *testing.T) {
+	var got string
+	h := messaging.Typed(upper{}, func(_ context.Context, s string, _ *messaging.Delivery) error {
+		got = s
+		return nil
+	})
+	err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{ContentType: "text/plain", Payload: []byte("hello")}})
+	if err != nil || got != "HELLO" {
+		t.Errorf("Handler = %v with %q, want nil with HELLO", err, got)
+	}
+}
