@@ -1,0 +1,159 @@
+package idempotency
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A recorded response is: a version byte; the status; for each header its name,
+// number of values and values; an empty name; the body. Numbers are unsigned
+// varints, and strings are preceded by their length.
+const responseVersion = 1
+
+// encodeHead appends all but the body. It leaves out headers that must not be
+// replayed and those that are as they were in outer.
+func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
+	room := b.AvailableBuffer()
+	room = append(room, responseVersion)
+	room = binary.AppendUvarint(room, uint64(status))
+	for name, values := range h {
+		if !isKept(name, values, h, outer) {
+			continue
+		}
+		room = appendString(room, name)
+		room = binary.AppendUvarint(room, uint64(len(values)))
+		for _, v := range values {
+			room = appendString(room, v)
+		}
+	}
+	b.Write(append(room, 0)) // an empty name
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// isKept reports whether a header of the first response belongs to a replay. It
+// does not if it speaks of that one connection, client or moment.
+func isKept(name string, values []string, h, outer http.Header) bool {
+	switch http.CanonicalHeaderKey(name) {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", // RFC 9110 §7.6.1
+		"Content-Length", "Date", "Retry-After", "Server-Timing",
+		"Set-Cookie", "Set-Cookie2",
+		"Traceparent", "Tracestate", "Traceresponse", "Baggage",
+		replayedHeader:
+		return false
+	}
+	if name == "" || len(values) == 0 || strings.HasPrefix(name, "Proxy-") || strings.HasPrefix(name, http.TrailerPrefix) {
+		return false
+	}
+	for _, line := range h["Connection"] {
+		for named := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(named), name) {
+				return false
+			}
+		}
+	}
+	was, set := outer[name]
+	return !set || !slices.Equal(was, values)
+}
+
+// replay answers with the recorded response.
+func replay(w http.ResponseWriter, data []byte) error {
+	h := w.Header()
+	status, body, err := decodeHead(data, h)
+	if err != nil {
+		return err
+	}
+	h[replayedHeader] = []string{"true"} // as Set would, but the name is canonical
+	if hasBody(status) {
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	w.WriteHeader(status)
+	if len(body) > 0 {
+		_, _ = w.Write(body) // the client may be gone
+	}
+	return nil
+}
+
+// errResponse means that another program wrote the record, or a later version
+// of this one.
+var errResponse = errors.New("idempotency: the recorded response cannot be read")
+
+// decodeHead reads what encodeHead wrote, sets the headers and returns the rest
+// of data. h is not changed when it returns an error.
+func decodeHead(data []byte, h http.Header) (status int, body []byte, err error) {
+	if len(data) == 0 || data[0] != responseVersion {
+		return 0, nil, errResponse
+	}
+	d := decoder{data: data, at: 1}
+	status = d.number()
+	if status < 200 || status > 999 {
+		return 0, nil, errResponse
+	}
+	// The first pass checks and counts, so that the second needs two allocations
+	// for any number of headers.
+	start, total := d.at, 0
+	for name := d.number(); name > 0; name = d.number() {
+		d.skip(name)
+		values := d.number()
+		for range values {
+			d.skip(d.number())
+		}
+		total += values
+	}
+	if d.bad {
+		return 0, nil, errResponse
+	}
+	body = data[d.at:]
+	text, all := string(data[:d.at]), make([]string, 0, total)
+	for d.at = start; ; {
+		name, first := d.text(text), len(all)
+		if name == "" {
+			return status, body, nil
+		}
+		for range d.number() {
+			all = append(all, d.text(text))
+		}
+		h[name] = all[first:len(all):len(all)]
+	}
+}
+
+// decoder walks over data and turns bad instead of leaving it; from there on all
+// numbers are 0.
+type decoder struct {
+	data []byte
+	at   int
+	bad  bool
+}
+
+// number reads a varint, which counts bytes or things of at least a byte, so
+// that it cannot be larger than the data.
+func (d *decoder) number() int {
+	v, n := binary.Uvarint(d.data[d.at:])
+	if d.bad || n <= 0 || v > uint64(max(len(d.data), 999)) {
+		d.bad = true
+		return 0
+	}
+	d.at += n
+	return int(v)
+}
+
+func (d *decoder) skip(n int) {
+	if d.bad || n > len(d.data)-d.at {
+		d.bad = true
+		return
+	}
+	d.at += n
+}
+
+func (d *decoder) text(all string) string {
+	n := d.number()
+	d.at += n
+	return all[d.at-n : d.at]
+}
