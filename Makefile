@@ -31,7 +31,7 @@ fmt: ## Format everything
 
 .PHONY: tidy
 tidy: ## Tidy every module
-	@for dir in $(MODULES) internal/tools; do (cd $$dir && GOWORK=off go mod tidy) || exit 1; done
+	@for dir in $(MODULES) internal/bench internal/tools; do (cd $$dir && GOWORK=off go mod tidy) || exit 1; done
 
 .PHONY: alone
 alone: ## Check that every module is tidy, builds and passes its tests outside the workspace
@@ -39,3 +39,8 @@ alone: ## Check that every module is tidy, builds and passes its tests outside t
 		echo "$$dir"; (cd $$dir && export GOWORK=off && go mod tidy -diff && go build ./... && go test ./...) || exit 1; \
 	done
 	GOWORK=off go -C internal/tools mod tidy -diff
+	cd internal/bench && export GOWORK=off && go mod tidy -diff && go build -o /dev/null .
+
+.PHONY: bench
+bench: ## Compare with other libraries side by side; ONLY=breaker runs one package's rows
+	cd internal/bench && GOWORK=off go run .

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// rounds of ours and theirs in turn; the median of their ratios counts.
+	rounds = 9
+	// slice is how long one side of a round runs.
+	slice = 60 * time.Millisecond
+)
+
+// A loop runs an operation n times.
+type loop func(n int)
+
+// A row compares an operation of parley with the same of a peer.
+type row struct {
+	name string // package/case
+	ours loop
+	peer string
+	them loop
+	// most is the largest ratio of ours to theirs that is ok. 0 only shows.
+	most float64
+	// base, if set, is what both sides pay anyway, and is taken off first.
+	base loop
+	// allocs is how many allocations ours may make an operation, over base.
+	// Negative only shows.
+	allocs int
+	// procs is how many goroutines share the loop. 0 means 1.
+	procs int
+}
+
+// run measures r, prints its line and reports whether it is ok.
+func (r row) run(w io.Writer) bool {
+	ours, them := spread(r.ours, r.procs), spread(r.them, r.procs)
+	base := func(int) {}
+	if r.base != nil {
+		base = spread(r.base, r.procs)
+	}
+	n := calibrate(ours)
+	m := calibrate(them)
+	k := 1
+	if r.base != nil {
+		k = calibrate(base)
+	}
+	var ratios, our, their []float64
+	for i := range rounds {
+		var a, b, c float64
+		if r.base != nil {
+			c = cpu(base, k)
+		}
+		if i%2 == 0 { // neither side always comes first
+			a, b = cpu(ours, n), cpu(them, m)
+		} else {
+			b, a = cpu(them, m), cpu(ours, n)
+		}
+		a, b = max(a-c, 0.1), max(b-c, 0.1)
+		our, their, ratios = append(our, a), append(their, b), append(ratios, a/b)
+	}
+	allocs := perOp(r.ours) - perOp(r.base)
+	verdict := "ok"
+	target := "-"
+	if r.most > 0 {
+		target = fmt.Sprintf("%.2f", r.most)
+		if median(ratios) > r.most {
+			verdict = "MISS"
+		}
+	}
+	if r.allocs >= 0 && allocs > float64(r.allocs)+0.01 {
+		verdict = "MISS"
+	}
+	fmt.Fprintf(w, "%-34s %8.1fns %5.1fallocs  %s=%.1fns  ratio %.3f  target %s  %s\n",
+		r.name, median(our), allocs, r.peer, median(their), median(ratios), target, verdict)
+	return verdict == "ok"
+}
+
+// spread shares the n rounds of a loop among goroutines.
+func spread(f loop, procs int) loop {
+	if procs <= 1 {
+		return f
+	}
+	return func(n int) {
+		var wg sync.WaitGroup
+		for range procs {
+			wg.Go(func() { f(n / procs) })
+		}
+		wg.Wait()
+	}
+}
+
+// calibrate returns how many rounds take about a slice.
+func calibrate(f loop) int {
+	f(1000) // warm up
+	for n := 1000; ; n *= 4 {
+		start := time.Now()
+		f(n)
+		if took := time.Since(start); took > slice/8 {
+			return max(int(float64(n)*float64(slice)/float64(took)), 1000)
+		}
+	}
+}
+
+// cpu returns the nanoseconds of processor time that one round of f takes, in
+// all threads. Unlike elapsed time it does not count what other processes do.
+func cpu(f loop, n int) float64 {
+	runtime.GC()
+	start := used()
+	f(n)
+	return float64(used()-start) / float64(n)
+}
+
+func used() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// perOp returns the allocations of one round of f.
+func perOp(f loop) float64 {
+	if f == nil {
+		return 0
+	}
+	const n = 10_000
+	f(100)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f(n)
+	runtime.ReadMemStats(&after)
+	return float64(after.Mallocs-before.Mallocs) / n
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return s[len(s)/2]
+}
