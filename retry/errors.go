@@ -61,6 +61,11 @@ const (
 // Error returns the reason in words.
 func (r Reason) Error() string { return "retry: " + r.words() }
 
+// Timeout reports whether r is [ErrAttemptTimeout]. As the cause of a context it
+// tells a breaker below that the attempt ran out of time, and that it was not the
+// caller who left.
+func (r Reason) Timeout() bool { return r == ErrAttemptTimeout }
+
 func (r Reason) words() string {
 	switch r {
 	case ErrExhausted:

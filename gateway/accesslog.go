@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// AccessLog writes one structured line for each request, when it is over:
+// method, route (the pattern, empty where none matched), status, bytes (of the
+// answer's body or, in a tunnel, to the client), duration, upstream, target,
+// attempts and request_id; aborted where the answer broke off, fallback where a
+// Fallback gave it, and err, why the upstream gave none. Status 499 means that
+// the client left first.
+//
+// Nothing that a client chose freely is written: no path, no query, no header
+// and no body. What it may influence is bounded and printable ASCII, so that no
+// handler can be made to write a line of the client's invention.
+type AccessLog struct {
+	// Logger gets the lines, at level Info, with the context of the request.
+	// Default: [slog.Default] at the time of Build.
+	Logger *slog.Logger
+}
+
+func (l *AccessLog) withDefaults() *AccessLog {
+	if l == nil {
+		return nil
+	}
+	c := *l
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return &c
+}
+
+const maxLogText = 512
+
+func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
+	if l == nil || !l.Logger.Enabled(r.Context(), slog.LevelInfo) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 12)
+	attrs = append(attrs,
+		slog.String("method", printable(r.Method, maxMethod)),
+		slog.String("route", r.Pattern),
+		slog.Int("status", x.finalStatus(whole)),
+		slog.Int64("bytes", x.written.Load()),
+		slog.Duration("duration", time.Since(x.started)),
+		slog.String("upstream", x.upstream),
+		slog.String("target", x.target),
+		slog.Int("attempts", x.attempts),
+		slog.String("request_id", x.id[0]),
+	)
+	if !whole {
+		attrs = append(attrs, slog.Bool("aborted", true))
+	}
+	if x.fallback {
+		attrs = append(attrs, slog.Bool("fallback", true))
+	}
+	if x.err != nil {
+		attrs = append(attrs, slog.String("err", printable(x.err.Error(), maxLogText)))
+	}
+	l.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+}
+
+// finalStatus is what the client saw. A handler that writes nothing answers 200;
+// one that panics before it writes, nothing.
+func (x *exchange) finalStatus(whole bool) int {
+	if x.status == 0 && whole {
+		return http.StatusOK
+	}
+	return x.status
+}
+
+// printable returns at most n bytes of s, with whatever a terminal or a line of
+// text would trip over replaced.
+func printable(s string, n int) string {
+	s = s[:min(len(s), n)]
+	clean := true
+	for i := range len(s) {
+		clean = clean && s[i] >= ' ' && s[i] <= '~'
+	}
+	if clean {
+		return s
+	}
+	b := []byte(s)
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

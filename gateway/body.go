@@ -1,0 +1,151 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// maxReplay is how much of a request body is kept for another attempt.
+const maxReplay = 64 << 10
+
+// clientBody is the body of a request as the client sends it. It remembers how
+// reading ended: a body that fails is the client's failure, not the upstream's.
+type clientBody struct {
+	io.ReadCloser
+	waiting atomic.Bool           // a Read is in progress
+	ended   atomic.Pointer[error] // how reading ended, io.EOF where all was well
+}
+
+// Read implements [io.Reader].
+func (b *clientBody) Read(p []byte) (int, error) {
+	b.waiting.Store(true)
+	n, err := b.ReadCloser.Read(p)
+	b.waiting.Store(false)
+	if err != nil {
+		b.ended.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// unfinished reports whether the client has, as far as is known, more to send.
+func (b *clientBody) unfinished() bool {
+	return b != nil && b.ended.Load() == nil
+}
+
+// failure returns the error that ended reading, nil where all is well.
+func (b *clientBody) failure() error {
+	if b == nil {
+		return nil
+	}
+	if err := b.ended.Load(); err != nil && !errors.Is(*err, io.EOF) {
+		return *err
+	}
+	return nil
+}
+
+// readFailure is what an attempt returns whose request body could not be read.
+// It counts as rejected, so that neither breaker nor retry blames the upstream.
+type readFailure struct{ error }
+
+func (e *readFailure) Unwrap() error  { return e.error }
+func (e *readFailure) Rejected() bool { return true }
+
+var errNotReplayable = errors.New("gateway: the request body has been sent and is cannot be sent again")
+
+// replay lets several attempts, one after the other, send the body of one
+// request. It keeps what has been read so far, up to max bytes, and forgets all
+// of it when there is more: from then on there is no further attempt.
+type replay struct {
+	src io.Reader
+	max int
+
+	mu      sync.Mutex
+	kept    []byte   // guarded by mu
+	lost    bool     // guarded by mu: more than max bytes have been read
+	err     error    // guarded by mu: how src ended
+	reading bool     // guarded by mu: an attempt reads from src just now
+	current *attempt // guarded by mu: the only one that may read
+}
+
+// attempt is the body of one attempt.
+type attempt struct {
+	body *replay
+	off  int // of the next byte within kept; guarded by body.mu
+}
+
+// replayable returns how much of a request's body to keep: nothing where the
+// method forbids to send it twice, so that only a body of which nothing was read
+// can be sent again.
+func replayable(r *http.Request) int {
+	switch r.Method {
+	case http.MethodPut, http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions:
+		return maxReplay
+	}
+	if r.Header.Get("Idempotency-Key") != "" || r.Header.Get("X-Idempotency-Key") != "" {
+		return maxReplay
+	}
+	return 0
+}
+
+// open returns the body from its beginning. The attempt before reads nothing
+// more from now on. It fails where the beginning is gone or where that attempt
+// still waits for the client.
+func (b *replay) open() (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lost || b.reading {
+		return nil, errNotReplayable
+	}
+	b.current = &attempt{body: b}
+	return b.current, nil
+}
+
+// Read implements [io.Reader].
+func (a *attempt) Read(p []byte) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	switch {
+	case b.current != a || b.reading:
+		b.mu.Unlock()
+		return 0, http.ErrBodyReadAfterClose
+	case a.off < len(b.kept):
+		n := copy(p, b.kept[a.off:])
+		a.off += n
+		b.mu.Unlock()
+		return n, nil
+	case b.err != nil:
+		err := b.err
+		b.mu.Unlock()
+		return 0, err
+	}
+	b.reading = true
+	b.mu.Unlock()
+
+	n, err := b.src.Read(p)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+	b.err = err
+	if len(b.kept)+n > b.max {
+		b.lost, b.kept, a.off = true, nil, 0
+	}
+	if !b.lost {
+		b.kept = append(b.kept, p[:n]...)
+		a.off += n
+	}
+	return n, err
+}
+
+// Close implements [io.Closer]: nothing is read after it.
+func (a *attempt) Close() error {
+	a.body.mu.Lock()
+	defer a.body.mu.Unlock()
+	if a.body.current == a {
+		a.body.current = nil
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+// Package gateway gives the clients of many services one entry point, and keeps
+// what clients send from reaching a service in a form that it was not meant to.
+//
+// A reverse proxy that forwards faithfully also forwards a forged client
+// address, a path that the access rules read one way and the service another,
+// and an upgrade to a protocol that no rule looks into; and when a service
+// fails, it hands the failure on. This one forwards what it understands, refuses
+// the rest, and composes with packages retry and breaker.
+//
+//	var b gateway.Builder
+//	b.Upstream(&gateway.Upstream{
+//		Name:    "orders",
+//		Targets: []string{"http://10.0.0.4:8080", "http://10.0.0.5:8080"},
+//		Retry:   &retry.Policy{MaxAttempts: 3},
+//		Breaker: &breaker.Config{},
+//	})
+//	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Rewrite: "/orders/{id}"})
+//	gw, err := b.Build()
+//	...
+//	err = gw.Server("127.0.0.1:8080").ListenAndServe()
+//
+// # How it works
+//
+// A [Builder] collects upstreams and routes; Build checks all of it and returns
+// a [Gateway], which is an [http.Handler]. A request passes, in this order: the
+// check of path, query, host and sizes; the choice of its route; the cleaning of
+// its header; the route's Use; Fallback; Retry; the choice of a target, round
+// robin; that target's breaker; the upstream's Wrap; the connection. The core
+// that copies requests and answers is [httputil.ReverseProxy].
+//
+// # Guarantees
+//
+//   - A path that two readers might read differently is answered by 400: dot
+//     segments, empty segments, parameters, encoded delimiters and controls, what
+//     is encoded twice or is not UTF-8. Routes, Use, Rewrite and the upstream see
+//     one path. The gateway itself never redirects.
+//   - A query that two readers might read differently is answered by 400:
+//     semicolons, broken escapes, raw bytes outside of printable ASCII.
+//   - Hop-by-hop fields and those that Connection nominates (RFC 9110 §7.6.1) pass
+//     in neither direction, in informational and upgrade responses neither. What
+//     the gateway or Use sets cannot be nominated away.
+//   - The upstream sees X-Forwarded-For, -Host, -Proto and X-Request-Id as the
+//     gateway sets them. Every other field named X-Forwarded…, Forwarded,
+//     X-Real-Ip and every name with an underscore is dropped.
+//   - Connections are upgraded to WebSocket and to nothing else. An upstream that
+//     switches to anything else is answered for by 502, and its connection closed.
+//   - An answer that breaks off is broken off for the client too.
+//   - A request body is sent again byte for byte or not at all, and a request that
+//     is not idempotent only if nothing of it was sent.
+//   - A retry goes to the next target. A target whose breaker is open is passed
+//     over.
+//   - When the client leaves, the request to the upstream is cancelled within the
+//     same instant, and the upstream is not blamed.
+//   - Each request makes one line in the access log, whatever it contains.
+//   - After a request nothing of it is left but idle connections.
+//
+// Not guaranteed: that an upstream answers once it has begun. Timeout ends with
+// its headers; a stream may stall for as long as the client waits. Shutdown of an
+// [http.Server] does not wait for tunnels. Addresses of proxies in front of the
+// gateway are not seen through: X-Forwarded-For names the peer.
+//
+// # Defaults
+//
+// 30 seconds until the upstream's headers: more than any sensible answer takes,
+// less than most clients wait. 10 MiB of request body, 8 KiB of path and query,
+// 128 header fields of 64 KiB in all: what servers behind the gateway accept by
+// themselves. 256 idle connections a target instead of the 2 of [http.Transport],
+// because dialling anew triples the cost of a request. 64 KiB of a body are kept
+// for another attempt, and only where the method or an Idempotency-Key permits
+// one. 64 KiB bound the headers of an upstream.
+//
+// # Composition
+//
+// Put tracing around the gateway, so that it sees every answer, and its transport
+// into Wrap, so that it sees every attempt; r.Pattern names the route to both. Use
+// is the place for authentication and limits of one route. A bulkhead goes into
+// Wrap. Retry in the gateway or in the services behind it, not in both.
+//
+// # Errors
+//
+// Build returns one error. What the gateway answers itself is of type
+// application/problem+json (RFC 9457) and repeats nothing of the request:
+//
+//	400  the path, query, host or body framing is malformed or ambiguous
+//	404  no route leads there
+//	405  the path has other methods; Allow lists them
+//	408  the body did not arrive within the route's Timeout
+//	413  the body exceeds the route's MaxBody
+//	414  path and query are longer than 8 KiB
+//	431  the header has more than 128 fields or 64 KiB
+//	499  the client left first; it gets no body
+//	501  the method is not a plausible one
+//	502  the upstream could not be reached or broke the protocol
+//	503  every breaker is open, or Wrap rejected the call; with Retry-After
+//	504  the upstream did not answer in time
+//
+// A Fallback takes the place of the last three.
+//
+// # Concurrency
+//
+// A Gateway is safe for concurrent use; a Builder is not. The gateway starts no
+// goroutines but those of its connections, which [Gateway.CloseIdleConnections]
+// ends where they are idle.
+package gateway

@@ -1,0 +1,80 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/parley-go/parley/internal/problem"
+	"github.com/parley-go/parley/retry"
+)
+
+// statusClientGone is what the log says where the client left before its answer;
+// nginx made the number common.
+const statusClientGone = 499
+
+// failure is what the gateway answers in place of an upstream.
+type failure struct {
+	status     int
+	detail     string
+	retryAfter time.Duration
+}
+
+// diagnose tells apart whose fault it is that r has no answer.
+func diagnose(r *http.Request, t *trip, err error) failure {
+	late := t.late()
+	switch broken := t.exchange.body.failure(); {
+	case !late && errors.Is(r.Context().Err(), context.Canceled): // the server cancels a request whose body it stops reading, too
+		return failure{status: statusClientGone}
+	case t.starved.Load():
+		return failure{status: http.StatusRequestTimeout, detail: "the request body did not arrive in time; send it faster"}
+	case broken != nil:
+		return blameClient(broken)
+	case late:
+		return failure{status: http.StatusGatewayTimeout, detail: "the service did not answer in time; try again later"}
+	}
+	if f, ok := errors.AsType[interface {
+		error
+		Rejected() bool
+	}](err); ok && f.Rejected() {
+		return failure{http.StatusServiceUnavailable, "the service is not available; try again later", retryAfter(err)}
+	}
+	if f, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err); ok && f.Timeout() || errors.Is(err, retry.ErrAttemptTimeout) {
+		return failure{status: http.StatusGatewayTimeout, detail: "the service did not answer in time; try again later"}
+	}
+	return failure{status: http.StatusBadGateway, detail: "the service could not be reached or gave no valid answer; try again later"}
+}
+
+// blameClient tells apart how a request body failed.
+func blameClient(err error) failure {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return failure{status: http.StatusRequestEntityTooLarge, detail: "the request body is too large; send less"}
+	}
+	return failure{status: http.StatusBadRequest, detail: "the request body is malformed; check its framing"}
+}
+
+// retryAfter is how long the upstream is likely to be unavailable; one second
+// where nobody knows.
+func retryAfter(err error) time.Duration {
+	if f, ok := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err); ok && f.RetryAfter() > 0 {
+		return f.RetryAfter()
+	}
+	return time.Second
+}
+
+// write answers the client. One who has left gets the status alone, for the sake
+// of the middleware that counts.
+func (f failure) write(w http.ResponseWriter) {
+	if f.status == statusClientGone {
+		w.WriteHeader(f.status)
+		return
+	}
+	problem.Write(w, problem.Problem{Status: f.status, Detail: f.detail, RetryAfter: f.retryAfter})
+}

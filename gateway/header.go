@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/parley-go/parley/internal/uuid"
+)
+
+const (
+	requestIDHeader = "X-Request-Id"
+	maxRequestID    = 64
+)
+
+// requestID returns the identifier that the client gave the request, where that
+// is safe to write into logs and headers, else a new one.
+func requestID(h http.Header) string {
+	values := h[requestIDHeader]
+	if len(values) == 1 && safeID(values[0]) {
+		return values[0]
+	}
+	return uuid.V7()
+}
+
+func safeID(s string) bool {
+	if s == "" || len(s) > maxRequestID {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !alphanumeric(c) && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+// inboundHeader returns the part of a client's header that may go further: a new
+// map whose values are shared. It is made before any middleware of a route runs,
+// so that a client cannot nominate away what that middleware sets.
+func inboundHeader(r *http.Request) http.Header {
+	h := make(http.Header, len(r.Header)+2)
+	for name, values := range r.Header {
+		if !dropped(name) {
+			h[name] = values
+		}
+	}
+	removeNominated(h, r.Header["Connection"])
+	if websocket(r) {
+		h["Connection"] = []string{"Upgrade"}
+		h["Upgrade"] = []string{"websocket"}
+	}
+	if hasToken(r.Header["Te"], "trailers") {
+		h["Te"] = []string{"trailers"} // gRPC insists on it
+	}
+	return h
+}
+
+// dropped reports whether a field of a request is for the gateway alone, or may
+// be set by it alone.
+func dropped(name string) bool {
+	switch {
+	case hopByHop(name), name == "Http2-Settings", name == "Forwarded", name == "X-Real-Ip":
+		return true
+	case strings.HasPrefix(name, "X-Forwarded"):
+		return true
+	}
+	// Servers of the CGI tradition read X_Real_Ip as X-Real-Ip.
+	return strings.IndexByte(name, '_') >= 0
+}
+
+// hopByHop names the fields of RFC 9110 §7.6.1, with those that older software
+// treats alike.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+// removeHopByHop takes from a response's header what is not for the client. An
+// alternative service (RFC 7838) would lead the client past the gateway.
+func removeHopByHop(h http.Header) {
+	removeNominated(h, h["Connection"])
+	for name := range h {
+		if hopByHop(name) || name == "Alt-Svc" {
+			delete(h, name)
+		}
+	}
+}
+
+// removeNominated removes the fields that the Connection field lists.
+func removeNominated(h http.Header, connection []string) {
+	for _, line := range connection {
+		for name := range strings.SplitSeq(line, ",") {
+			h.Del(textproto.TrimString(name))
+		}
+	}
+}
+
+// websocket reports whether the client asks for WebSocket and for nothing else
+// (RFC 6455 §4.1). Every other protocol that a connection might be upgraded to
+// is one that the gateway could not look into: cleartext HTTP/2 has been used to
+// walk around access rules.
+func websocket(r *http.Request) bool {
+	u := r.Header["Upgrade"]
+	return r.Method == http.MethodGet && r.ProtoMajor == 1 && len(u) == 1 && strings.EqualFold(u[0], "websocket") &&
+		r.ContentLength == 0 && hasToken(r.Header["Connection"], "upgrade")
+}
+
+func hasToken(values []string, token string) bool {
+	for _, line := range values {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(textproto.TrimString(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+)
+
+// proxy is the core that forwards requests to one upstream: httputil's
+// ReverseProxy, with guards for what it leaves open. Everything else reaches it
+// through forward alone, so that it can be exchanged.
+type proxy struct {
+	core *httputil.ReverseProxy
+}
+
+func newProxy(upstream http.RoundTripper) *proxy {
+	return &proxy{&httputil.ReverseProxy{
+		Rewrite:        rewrite,
+		Transport:      &outermost{upstream},
+		ModifyResponse: admit,
+		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
+			tripOf(r.Context()).err = err
+		},
+		BufferPool: new(buffers),
+		ErrorLog:   slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // what matters comes as an error
+	}}
+}
+
+// forward sends r on its trip and copies the answer to the client. It returns an
+// error only where the client has no answer yet. Where the answer breaks off, it
+// panics with [http.ErrAbortHandler], by which the server tells the client.
+func (p *proxy) forward(r *http.Request, t *trip) error {
+	p.core.ServeHTTP(&t.answer, r.WithContext(t))
+	if t.err != nil && t.tunnel != nil {
+		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
+	}
+	return t.err
+}
+
+// rewrite makes the request to the upstream. Its header has been cleaned before;
+// what the gateway says of itself is set now, when nobody can take it away.
+func rewrite(pr *httputil.ProxyRequest) {
+	t := tripOf(pr.In.Context())
+	out := pr.Out
+	*out.URL = url.URL{
+		// A stand-in for the target that each attempt puts here: its host is what
+		// a retry budget counts by.
+		Scheme: "http", Host: t.route.upstream.name,
+		Path: t.path, RawPath: t.rawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
+	}
+	out.Host = ""     // the target's
+	out.Trailer = nil // what comes after the body has passed no check
+	pr.SetXForwarded()
+	if out.Body != nil {
+		t.body = &replay{src: out.Body, max: replayable(out)}
+		out.GetBody = t.body.open
+		out.Body, _ = t.body.open() // the first time it cannot fail
+	}
+}
+
+// outermost makes a response lead back to its trip, whatever a Wrap made of it.
+type outermost struct{ next http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := o.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Request = req
+	return resp, nil
+}
+
+// buffers is the [httputil.BufferPool] of a proxy.
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10
+
+// Get implements [httputil.BufferPool].
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return p[:]
+	}
+	return make([]byte, bufferSize)
+}
+
+// Put implements [httputil.BufferPool].
+func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
