@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,25 +9,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/parley-go/parley/internal/services"
+	"github.com/parley-go/parley/internal/services/need"
 )
 
-// address returns where a service of the tests is. Without one the test is
-// skipped, or fails where PARLEY_REQUIRE names the service.
-func address(t *testing.T, service, variable string) string {
-	t.Helper()
-	if at := os.Getenv(variable); at != "" {
-		return at
-	}
-	required := strings.Split(os.Getenv("PARLEY_REQUIRE"), ",")
-	if slices.Contains(required, service) || slices.Contains(required, "all") {
-		t.Fatalf("PARLEY_REQUIRE names %s, but %s is not set: run the tests through make test", service, variable)
-	}
-	t.Skipf("%s is not set: run the tests through make test, which starts %s", variable, service)
-	return ""
-}
-
 func TestRedisAnswersAtTheAddressHandedOver(t *testing.T) {
-	c := redis.NewClient(&redis.Options{Addr: address(t, "redis", "PARLEY_REDIS_ADDR")})
+	c := redis.NewClient(&redis.Options{Addr: need.Address(t, services.Redis())})
 	defer c.Close()
 	if got, err := c.Ping(t.Context()).Result(); got != "PONG" || err != nil {
 		t.Errorf("PING = %q, %v, want PONG", got, err)
@@ -36,7 +23,7 @@ func TestRedisAnswersAtTheAddressHandedOver(t *testing.T) {
 }
 
 func TestPostgreSQLAnswersAtTheAddressHandedOver(t *testing.T) {
-	c, err := pgx.Connect(t.Context(), address(t, "postgres", "PARLEY_POSTGRES_URL"))
+	c, err := pgx.Connect(t.Context(), need.Address(t, services.Postgres()))
 	if err != nil {
 		t.Fatal(err)
 	}

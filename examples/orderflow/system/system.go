@@ -1,0 +1,272 @@
+// Package system puts the services of the order flow together in one process:
+// real sockets between them, all on loopback, and one broker.
+package system
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/parley-go/parley/breaker"
+	"github.com/parley-go/parley/examples/orderflow/edge"
+	"github.com/parley-go/parley/examples/orderflow/event"
+	"github.com/parley-go/parley/examples/orderflow/httpjson"
+	"github.com/parley-go/parley/examples/orderflow/inventory"
+	"github.com/parley-go/parley/examples/orderflow/notification"
+	"github.com/parley-go/parley/examples/orderflow/order"
+	"github.com/parley-go/parley/examples/orderflow/postbox"
+	"github.com/parley-go/parley/examples/orderflow/user"
+	"github.com/parley-go/parley/idempotency"
+	"github.com/parley-go/parley/messaging"
+	"github.com/parley-go/parley/messaging/memory"
+	"github.com/parley-go/parley/messaging/rabbitmq"
+	"github.com/parley-go/parley/retry"
+	"github.com/parley-go/parley/tracing"
+)
+
+// Config describes a system. Its zero value is a system on the embedded broker
+// with the embedded mail server, at a free port.
+type Config struct {
+	// Addr is the address of the gateway. Default 127.0.0.1:0, a free port.
+	Addr string
+	// Broker is "memory" or the URL of a RabbitMQ, amqp://… or amqps://….
+	// Default memory.
+	Broker string
+	// Topic is where orders are announced. Default "orders".
+	Topic string
+	// SMTP is the URL of a mail server, as notification.NewMailer takes it.
+	// Default: a server in this process.
+	SMTP string
+	// Stock is what Inventory begins with. Default 1000 each of item1 to item5.
+	Stock map[string]int
+	// Logger receives the log of all services. Default slog.Default().
+	Logger *slog.Logger
+	// OnBreaker, if set, hears each change of a breaker.
+	OnBreaker func(breaker.Change)
+}
+
+// System is the set of services.
+type System struct {
+	Users        *user.Service
+	Inventory    *inventory.Service
+	Orders       *order.Service
+	Notification *notification.Service
+	Postbox      *postbox.Postbox // unused when Config.SMTP names another server
+
+	broker  messaging.Broker
+	stages  [][]part
+	sockets []net.Listener
+	url     string
+	ready   chan struct{}
+}
+
+// New opens the sockets and builds the services; nothing runs before Run.
+func New(cfg Config) (*System, error) {
+	cfg.Addr = cmp.Or(cfg.Addr, "127.0.0.1:0")
+	cfg.Broker = cmp.Or(cfg.Broker, "memory")
+	cfg.Topic = cmp.Or(cfg.Topic, "orders")
+	if cfg.Stock == nil {
+		cfg.Stock = map[string]int{"item1": 1000, "item2": 1000, "item3": 1000, "item4": 1000, "item5": 1000}
+	}
+	cfg.Logger = slog.New(tracing.LogHandler(cmp.Or(cfg.Logger, slog.Default()).Handler()))
+	s := &System{ready: make(chan struct{})}
+	if err := s.build(cfg); err != nil {
+		for _, l := range s.sockets {
+			_ = l.Close()
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *System) build(cfg Config) error {
+	var err error
+	if s.broker, err = openBroker(cfg); err != nil {
+		return err
+	}
+	// No tracing backend is installed here, so ids are minted for the logs, and a
+	// message is handled under the trace of the order that caused it.
+	tracer, err := tracing.New(tracing.Config{MintIDs: true, ParentMessages: true})
+	if err != nil {
+		return err
+	}
+	calls, err := newClients(cfg, tracer)
+	if err != nil {
+		return err
+	}
+	at, err := s.listen(cfg.Addr, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	gatewayAt, usersAt, inventoryAt, ordersAt, mailAt := at[0], at[1], at[2], at[3], at[4]
+	s.url = gatewayAt.url
+
+	// What an inbox or an Idempotency-Key has seen is remembered here.
+	memory, err := idempotency.NewMemory(idempotency.MemoryConfig{})
+	if err != nil {
+		return err
+	}
+	guard, err := idempotency.New(memory, idempotency.Config{})
+	if err != nil {
+		return err
+	}
+	once, err := guard.Middleware(idempotency.HTTP{
+		Required: true,
+		// The flow has no accounts, so a key belongs to whoever made it up: fine
+		// as long as keys are random. A service with tenants sets Scope instead.
+		GlobalScope: true,
+		MaxBody:     httpjson.MaxBody,
+		// An order takes milliseconds: who sends it twice at once waits for the
+		// answer instead of being told to come back.
+		Wait: 5 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	mailer, err := notification.NewMailer(cmp.Or(cfg.SMTP, "smtp://"+mailAt.Addr().String()), "Order flow <orders@example.com>")
+	if err != nil {
+		return err
+	}
+
+	// The stores live in memory, so an event that an earlier run left on a
+	// durable broker belongs to an order that no longer exists: the source tells
+	// the runs apart, and consumers skip what is not of this one.
+	source := "/orders/" + rand.Text()
+	s.Users = user.New(100)
+	s.Inventory = inventory.New(cfg.Stock)
+	s.Orders = order.New(order.Config{
+		Users: usersAt.url, UserClient: calls.users, Inventory: inventoryAt.url, InventoryClient: calls.inventory,
+		Topic: cfg.Topic, Source: source, Once: once, Traced: tracer.Publisher, Logger: cfg.Logger,
+	})
+	s.Notification = notification.New(notification.Config{
+		Users: usersAt.url, UserClient: calls.users, Mail: mailer, Logger: cfg.Logger,
+	})
+	s.Postbox = postbox.New()
+	entry, err := edge.New(edge.Config{
+		Users: usersAt.url, Orders: ordersAt.url, Inventory: inventoryAt.url, Traced: tracer.Transport, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+
+	consumer, err := messaging.NewConsumer(s.broker, messaging.ConsumerConfig{Concurrency: 8, MaxAttempts: 10, Logger: cfg.Logger})
+	if err != nil {
+		return err
+	}
+	for group, handle := range map[string]func(context.Context, event.Order, *messaging.Delivery) error{
+		"inventory": s.Inventory.Handle, "notification": s.Notification.Handle,
+	} {
+		inbox := func(next messaging.Handler) messaging.Handler {
+			return idempotency.Inbox(guard, group, func(d *messaging.Delivery) string { return d.ID }, next)
+		}
+		consumer.Handle(messaging.Subscription{Topic: cfg.Topic, Group: group},
+			messaging.Typed(messaging.JSON{}, handle), tracer.Handler, only(source), inbox)
+	}
+
+	gateway := entry.Server("")
+	gateway.Handler = tracer.Middleware(gateway.Handler)
+	s.stages = [][]part{
+		{{name: "mail server", run: func(ctx context.Context) error {
+			defer context.AfterFunc(ctx, func() { _ = s.Postbox.Close() })()
+			return s.Postbox.Serve(mailAt)
+		}}, serve("user service", usersAt, server(tracer.Middleware(s.Users.Handler())))},
+		{{name: "consumer", run: consumer.Run, ready: consumer.Ready()}},
+		{{name: "relay", run: func(ctx context.Context) error { return s.Orders.Relay(ctx, s.broker) }}},
+		{serve("inventory service", inventoryAt, server(tracer.Middleware(s.Inventory.Handler())))},
+		{serve("order service", ordersAt, server(tracer.Middleware(s.Orders.Handler())))},
+		{serve("gateway", gatewayAt, gateway)},
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then lets what is in progress finish: requests
+// first, then the events that they caused, then their handlers.
+func (s *System) Run(ctx context.Context) error {
+	err := runStages(ctx, s.stages, func() { close(s.ready) })
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return errors.Join(err, s.broker.Close(grace))
+}
+
+// Ready is closed when the gateway takes orders.
+func (s *System) Ready() <-chan struct{} { return s.ready }
+
+// URL returns the address of the gateway.
+func (s *System) URL() string { return s.url }
+
+// socket is a listener that knows its URL.
+type socket struct {
+	net.Listener
+	url string
+}
+
+func (s *System) listen(addrs ...string) ([]socket, error) {
+	var all []socket
+	for _, addr := range addrs {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr) // a loopback address resolves at once
+		if err != nil {
+			return nil, fmt.Errorf("%w: choose another address with -addr", err)
+		}
+		s.sockets = append(s.sockets, l)
+		all = append(all, socket{l, "http://" + l.Addr().String()})
+	}
+	return all, nil
+}
+
+func openBroker(cfg Config) (messaging.Broker, error) {
+	switch scheme, _, _ := strings.Cut(cfg.Broker, ":"); scheme {
+	case "memory":
+		return memory.New(memory.Config{})
+	case "amqp", "amqps":
+		return rabbitmq.New(rabbitmq.Config{URL: cfg.Broker, Logger: cfg.Logger})
+	}
+	return nil, errors.New("unknown broker: want memory, amqp://USER:SECRET@HOST:PORT/ or amqps://…")
+}
+
+// clients call the services. Each dependency has one breaker, whoever calls.
+type clients struct{ users, inventory *http.Client }
+
+func newClients(cfg Config, tracer *tracing.Tracer) (clients, error) {
+	// One pool of connections for all: net/http keeps only 2 idle ones per host
+	// by default, fewer than the callers here.
+	pool := http.DefaultTransport.(*http.Transport).Clone()
+	pool.MaxIdleConnsPerHost = 64
+	client := func(dependency string) (*http.Client, error) {
+		b, err := breaker.New(breaker.Config{
+			Name: dependency, MinCalls: 5, OpenFor: 500 * time.Millisecond, OnChange: cfg.OnBreaker,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p := retry.Policy{Name: dependency, MaxAttempts: 3, AttemptTimeout: 2 * time.Second}
+		return &http.Client{Transport: p.Transport(b.Transport(tracer.Transport(pool))), Timeout: 8 * time.Second}, nil
+	}
+	users, err := client("user")
+	if err != nil {
+		return clients{}, err
+	}
+	inventory, err := client("inventory")
+	if err != nil {
+		return clients{}, err
+	}
+	return clients{users, inventory}, nil
+}
+
+// only acknowledges messages of other sources without handling them.
+func only(source string) messaging.Middleware {
+	return func(next messaging.Handler) messaging.Handler {
+		return func(ctx context.Context, d *messaging.Delivery) error {
+			if d.Source != source {
+				return nil
+			}
+			return next(ctx, d)
+		}
+	}
+}

@@ -1,0 +1,309 @@
+package rabbitmq
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// Headers that this package adds. Receivers see only those of dead letters.
+const (
+	reserved      = "msg-"
+	headerSeq     = "msg-seq"     // finds the call again to which a returned message belongs
+	headerAttempt = "msg-attempt" // Delivery.Attempt; none means 1
+	headerWait    = "msg-wait"    // milliseconds still to wait when the message leaves its rung
+
+	headersDead = "msg-dlq-" // begins those of messaging.DeadHeaders
+)
+
+// Headers for attributes that have no AMQP property, or do not fit in it. The
+// names are those of the CloudEvents binding for AMQP.
+const (
+	ceID          = "cloudEvents_id"
+	ceType        = "cloudEvents_type"
+	ceSource      = "cloudEvents_source"
+	ceSubject     = "cloudEvents_subject"
+	ceTime        = "cloudEvents_time"
+	ceKey         = "cloudEvents_partitionkey"
+	ceContentType = "cloudEvents_datacontenttype"
+)
+
+// maxShort is what an AMQP property or routing key holds, in bytes.
+const maxShort = 255
+
+// check refuses what AMQP or RabbitMQ keeps for itself.
+func check(topic string, m *messaging.Message) error {
+	if err := checkTopic(topic); err != nil {
+		return err
+	}
+	for _, name := range [...]string{"CC", "BCC"} { // RabbitMQ sends copies to the queues that they name
+		if _, ok := m.Headers[name]; ok {
+			return fmt.Errorf("%w: the header name %s has a meaning of its own to RabbitMQ: choose another", messaging.ErrInvalid, name)
+		}
+	}
+	return nil
+}
+
+// routingKey returns the Type of m, by which programs other than this package
+// may bind their queues to a topic.
+func routingKey(m *messaging.Message) string {
+	if len(m.Type) > maxShort {
+		return ""
+	}
+	return m.Type
+}
+
+// encode returns m as AMQP has it, sharing no memory with m: attributes are
+// properties where AMQP has one, and headers where it has none or the value is
+// too long for it.
+func encode(m *messaging.Message, source string) amqp.Publishing {
+	headers := make(amqp.Table, len(m.Headers)+4)
+	for name, value := range m.Headers {
+		if !strings.HasPrefix(name, reserved) && !isAttribute(name) {
+			headers[name] = value
+		}
+	}
+	set := func(name, value string) {
+		if value != "" {
+			headers[name] = value
+		}
+	}
+	property := func(name, value string) string {
+		if len(value) <= maxShort {
+			return value
+		}
+		headers[name] = value
+		return ""
+	}
+	if m.Source != "" {
+		source = m.Source
+	}
+	set(ceSource, source)
+	set(ceSubject, m.Subject)
+	set(ceKey, m.Key)
+	if !m.Time.IsZero() { // the property holds whole seconds only
+		set(ceTime, m.Time.UTC().Format(time.RFC3339Nano))
+	}
+	return amqp.Publishing{
+		Headers:      headers,
+		DeliveryMode: amqp.Persistent,
+		MessageId:    property(ceID, m.ID),
+		Type:         property(ceType, m.Type),
+		ContentType:  property(ceContentType, m.ContentType),
+		Timestamp:    m.Time,
+		Body:         bytes.Clone(m.Payload),
+	}
+}
+
+// decode returns d as this library has it, and what is left of its delay. It
+// reads what any AMQP program may have published: what is not text becomes text
+// or, for lists and tables, is left out, and so are headers whose names no
+// Message can have.
+func decode(d *amqp.Delivery, topic, group string) (msg *messaging.Delivery, rest time.Duration) {
+	m := messaging.Message{
+		ID:          attribute(d.Headers, ceID, d.MessageId),
+		Type:        attribute(d.Headers, ceType, d.Type),
+		Source:      attribute(d.Headers, ceSource, ""),
+		Subject:     attribute(d.Headers, ceSubject, ""),
+		Key:         attribute(d.Headers, ceKey, ""),
+		ContentType: attribute(d.Headers, ceContentType, d.ContentType),
+		Time:        d.Timestamp,
+		Payload:     bytes.Clone(d.Body), // the receiver may change it, and a successor must not
+	}
+	if t, err := time.Parse(time.RFC3339Nano, attribute(d.Headers, ceTime, "")); err == nil {
+		m.Time = t
+	}
+	for name, field := range d.Headers {
+		own := strings.HasPrefix(name, reserved) && !strings.HasPrefix(name, headersDead)
+		if own || isAttribute(name) || isBrokers(name) || !isName(name) {
+			continue
+		}
+		if value, ok := text(field); ok {
+			if m.Headers == nil {
+				m.Headers = make(map[string]string, len(d.Headers))
+			}
+			m.Headers[name] = value
+		}
+	}
+	if m.ID == "" {
+		m.ID = synthesise(d)
+	}
+	attempt := number(d.Headers[headerAttempt])
+	ms := number(d.Headers[headerWait])
+	return &messaging.Delivery{
+		Message: m, Topic: topic, Group: group, Redelivered: d.Redelivered,
+		Attempt: int(max(1, min(attempt, math.MaxInt32))),
+	}, time.Duration(max(0, min(ms, maxDelay.Milliseconds()*1000))) * time.Millisecond
+}
+
+// again returns the successor of d for its next attempt: d as it was published,
+// with what RabbitMQ added and what would steer the copy elsewhere taken off.
+func again(d *amqp.Delivery, attempt int, rest time.Duration) amqp.Publishing {
+	p := amqp.Publishing{
+		Headers:         copyHeaders(d.Headers),
+		ContentType:     d.ContentType,
+		ContentEncoding: d.ContentEncoding,
+		DeliveryMode:    amqp.Persistent,
+		Priority:        d.Priority,
+		CorrelationId:   d.CorrelationId,
+		ReplyTo:         d.ReplyTo,
+		MessageId:       d.MessageId,
+		Timestamp:       d.Timestamp,
+		Type:            d.Type,
+		AppId:           d.AppId,
+		Body:            d.Body,
+	}
+	if _, ok := d.Headers[ceID]; !ok && d.MessageId == "" {
+		p.MessageId = synthesise(d) // the copy has another routing key
+	}
+	p.Headers[headerAttempt] = int64(attempt)
+	if rest > 0 {
+		p.Headers[headerWait] = (rest + time.Millisecond - 1).Milliseconds()
+	}
+	return p
+}
+
+// dead returns the successor of d among the dead letters.
+func dead(d *amqp.Delivery, s messaging.Subscription, v messaging.Verdict, attempt int, now time.Time) amqp.Publishing {
+	p := again(d, attempt, 0)
+	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: attempt}, v, now)
+	for name, value := range why {
+		p.Headers[name] = value
+	}
+	return p
+}
+
+// maxCopied bounds the headers of a successor. They travel in one frame of at
+// most 128 KiB, together with those that this package adds; a frame that is too
+// large ends the connection.
+const maxCopied = 112 << 10
+
+// copyHeaders returns the headers of a delivery that its successor keeps.
+func copyHeaders(headers amqp.Table) amqp.Table {
+	kept := make(amqp.Table, len(headers)+4)
+	left := maxCopied
+	for name, field := range headers {
+		if strings.HasPrefix(name, reserved) || isBrokers(name) || name == "CC" || name == "BCC" {
+			continue
+		}
+		if left -= len(name) + size(field) + 8; left < 0 || (amqp.Table{name: field}).Validate() != nil {
+			continue
+		}
+		kept[name] = field
+	}
+	return kept
+}
+
+// size returns about how many bytes field takes in a frame, rather too many.
+func size(field any) int {
+	n := 16
+	switch v := field.(type) {
+	case string:
+		n += len(v)
+	case []byte:
+		n += len(v)
+	case []any:
+		for _, e := range v {
+			n += size(e)
+		}
+	case amqp.Table:
+		for name, e := range v {
+			n += len(name) + size(e)
+		}
+	}
+	return n
+}
+
+// isAttribute reports whether a header carries an attribute.
+func isAttribute(name string) bool {
+	switch name {
+	case ceID, ceType, ceSource, ceSubject, ceTime, ceKey, ceContentType:
+		return true
+	}
+	return false
+}
+
+// isBrokers reports whether RabbitMQ sets a header when it hands a message from
+// queue to queue, or back.
+func isBrokers(name string) bool {
+	return name == "x-death" || name == "x-delivery-count" || name == "x-acquired-count" ||
+		strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-")
+}
+
+// isName reports whether name may be that of a Message's header.
+func isName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return false
+		}
+	}
+	return 0 < len(name) && len(name) <= 128
+}
+
+// attribute returns the text of a header, or that of the property where there is
+// no such header.
+func attribute(headers amqp.Table, name, property string) string {
+	if value, ok := text(headers[name]); ok {
+		return value
+	}
+	return clean(property)
+}
+
+// text returns the value of a header as text.
+func text(field any) (string, bool) {
+	switch v := field.(type) {
+	case string:
+		return clean(v), true
+	case []byte:
+		return clean(string(v)), true
+	case bool, int, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64:
+		return fmt.Sprint(v), true
+	case time.Time:
+		return v.UTC().Format(time.RFC3339Nano), true
+	}
+	return "", false
+}
+
+// number returns the value of a header as a number, 0 where it is none.
+func number(field any) int64 {
+	if s, ok := text(field); ok {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+// clean makes s fit to be published again.
+func clean(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// synthesise returns an ID for a message that was published without one, the
+// same each time that the broker delivers it. Two messages that are alike in all
+// they have get the same.
+func synthesise(d *amqp.Delivery) string {
+	h := sha256.New()
+	for _, part := range [...]string{
+		d.Exchange, d.RoutingKey, d.Type, d.AppId, d.CorrelationId, d.ReplyTo, d.ContentType,
+		strconv.FormatInt(d.Timestamp.Unix(), 10), string(d.Body),
+	} {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+		h.Write(n[:])
+		h.Write([]byte(part))
+	}
+	return "amqp-" + hex.EncodeToString(h.Sum(nil)[:16])
+}

@@ -1,0 +1,262 @@
+package rabbitmq
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"math"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// carried returns p as a consumer receives it.
+func carried(p amqp.Publishing) *amqp.Delivery {
+	ts := p.Timestamp
+	if !ts.IsZero() {
+		ts = time.Unix(ts.Unix(), 0)
+	}
+	return &amqp.Delivery{
+		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
+		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration, MessageId: p.MessageId,
+		Timestamp: ts, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
+	}
+}
+
+func equal(a, b messaging.Message) string {
+	if a.Time.Equal(b.Time) {
+		a.Time, b.Time = time.Time{}, time.Time{}
+	}
+	for _, m := range []*messaging.Message{&a, &b} {
+		if len(m.Headers) == 0 {
+			m.Headers = nil
+		}
+		if len(m.Payload) == 0 {
+			m.Payload = nil
+		}
+	}
+	return cmp.Diff(a, b)
+}
+
+func TestAMessageComesBackAsItWasPublished(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("ü", 200) // longer than a property
+	for name, m := range map[string]messaging.Message{
+		"with everything": {
+			ID: "1", Type: "OrderPlaced", Source: "/orders", Subject: "456", Key: "123", ContentType: "application/json",
+			Time: time.Now(), Headers: map[string]string{"traceparent": "00-ab", "X.y_z-1": "", "cloudEvents_custom": "v"}, Payload: []byte{0, 1, 255},
+		},
+		"with an ID alone":                {ID: "1"},
+		"with values too long for AMQP":   {ID: long, Type: long, Source: long, Subject: long, Key: long, ContentType: long},
+		"from before 1970":                {ID: "1", Time: time.Date(1815, 12, 10, 1, 2, 3, 4, time.UTC)},
+		"from another zone":               {ID: "1", Time: time.Now().In(time.FixedZone("x", 5*3600))},
+		"with values that are not words":  {ID: " ", Type: "\n", Subject: "\u2028", Headers: map[string]string{"a": "\r\n", "b": "é"}},
+		"with the largest headers":        {ID: "1", Headers: map[string]string{"a": strings.Repeat("v", messaging.MaxHeaderBytes-2)}},
+		"with the type of another format": {ID: "1", ContentType: "application/cloudevents+json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, rest := decode(carried(encode(&m, "")), "t", "g")
+			if diff := equal(m, d.Message); diff != "" {
+				t.Errorf("decode(encode(m)) differs (-want +got):\n%s", diff)
+			}
+			if d.Topic != "t" || d.Group != "g" || d.Attempt != 1 || rest != 0 {
+				t.Errorf("decode() = %q, %q, attempt %d, rest %v", d.Topic, d.Group, d.Attempt, rest)
+			}
+		})
+	}
+	t.Run("with the Source of the Config where it has none", func(t *testing.T) {
+		t.Parallel()
+		d, _ := decode(carried(encode(&messaging.Message{ID: "1"}, "/orders")), "t", "g")
+		if d.Source != "/orders" {
+			t.Errorf("Source = %q, want /orders", d.Source)
+		}
+	})
+	t.Run("without headers that belong to this package", func(t *testing.T) {
+		t.Parallel()
+		m := messaging.Message{ID: "1", Headers: map[string]string{"msg-attempt": "9", "msg-x": "y", ceSubject: "stolen", "mine": "v"}}
+		d, _ := decode(carried(encode(&m, "")), "t", "g")
+		if diff := cmp.Diff(map[string]string{"mine": "v"}, d.Headers); diff != "" || d.Attempt != 1 || d.Subject != "" {
+			t.Errorf("decode() = attempt %d, subject %q, headers (-want +got):\n%s", d.Attempt, d.Subject, diff)
+		}
+	})
+}
+
+func TestEncodeSharesNoMemoryWithTheMessage(t *testing.T) {
+	t.Parallel()
+	m := messaging.Message{ID: "1", Headers: map[string]string{"a": "b"}, Payload: []byte("payload")}
+	p := encode(&m, "")
+	copy(m.Payload, "changed")
+	m.Headers["a"] = "changed"
+	if string(p.Body) != "payload" || p.Headers["a"] != "b" {
+		t.Errorf("encode() = %q, %v after the message was changed", p.Body, p.Headers)
+	}
+}
+
+func TestForeignMessagesAreReadable(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	d := &amqp.Delivery{
+		MessageId: "m1", Type: "T", Timestamp: now, ContentType: "text/plain", AppId: "app", Redelivered: true,
+		Headers: amqp.Table{
+			"n": int32(7), "f": 1.5, "b": true, "t": now, "raw": []byte{0xff, 'x', 0}, "nil": nil, "list": []any{"a"}, "table": amqp.Table{"a": "b"},
+			"bad name": "x", "": "x", strings.Repeat("n", 129): "x", "x-death": []any{amqp.Table{}}, "x-first-death-queue": "q", "x-delivery-count": int64(3),
+		},
+		Body: []byte("hello"),
+	}
+	got, _ := decode(d, "t", "g")
+	want := messaging.Message{
+		ID: "m1", Type: "T", ContentType: "text/plain", Time: now, Payload: []byte("hello"),
+		Headers: map[string]string{"n": "7", "f": "1.5", "b": "true", "t": "2023-11-14T22:13:20Z", "raw": "\uFFFDx\uFFFD"},
+	}
+	if diff := equal(want, got.Message); diff != "" || !got.Redelivered {
+		t.Errorf("decode() = redelivered %v, (-want +got):\n%s", got.Redelivered, diff)
+	}
+	t.Run("with an ID that stays the same when they have none", func(t *testing.T) {
+		t.Parallel()
+		d := amqp.Delivery{Exchange: "e", RoutingKey: "k", Body: []byte("hello")}
+		first, _ := decode(&d, "t", "g")
+		redelivered := d
+		redelivered.Redelivered, redelivered.DeliveryTag = true, 9
+		second, _ := decode(&redelivered, "t", "g")
+		retried := carried(again(&d, 2, 0))
+		retried.RoutingKey = "another"
+		third, _ := decode(retried, "t", "g")
+		other := d
+		other.Body = []byte("hullo")
+		fourth, _ := decode(&other, "t", "g")
+		if first.ID == "" || first.ID != second.ID || first.ID != third.ID || first.ID == fourth.ID {
+			t.Errorf("IDs = %q, redelivered %q, retried %q, of another %q", first.ID, second.ID, third.ID, fourth.ID)
+		}
+	})
+	t.Run("with an attempt and a wait within bounds whatever they claim", func(t *testing.T) {
+		t.Parallel()
+		for _, v := range []any{int64(math.MinInt64), int64(-1), "x", nil, true, 1.5, amqp.Table{}, uint64(math.MaxUint64)} {
+			got, rest := decode(&amqp.Delivery{Headers: amqp.Table{headerAttempt: v, headerWait: v}}, "t", "g")
+			if got.Attempt != 1 || rest != 0 {
+				t.Errorf("decode(%v) = attempt %d, rest %v, want 1, 0", v, got.Attempt, rest)
+			}
+		}
+		got, rest := decode(&amqp.Delivery{Headers: amqp.Table{headerAttempt: int64(math.MaxInt64), headerWait: int64(math.MaxInt64)}}, "t", "g")
+		if got.Attempt != math.MaxInt32 || rest <= 0 {
+			t.Errorf("decode() = attempt %d, rest %v", got.Attempt, rest)
+		}
+	})
+}
+
+func TestSuccessorKeepsTheMessageAndDropsWhatWouldSteerIt(t *testing.T) {
+	t.Parallel()
+	d := &amqp.Delivery{
+		MessageId: "m1", Type: "T", CorrelationId: "c", ReplyTo: "r", ContentEncoding: "gzip", Priority: 3, AppId: "app",
+		UserId: "someone", Expiration: "10", DeliveryMode: amqp.Transient, Body: []byte{1, 2, 3},
+		Headers: amqp.Table{
+			"own": "v", "list": []any{"a"}, "CC": []any{"elsewhere"}, "BCC": []any{"elsewhere"}, "x-death": []any{}, "x-delivery-count": int64(1),
+			headerAttempt: int64(1), headerWait: int64(5), headerSeq: int64(8), messaging.HeaderDeadReason: "earlier",
+		},
+	}
+	p := again(d, 2, 1500*time.Microsecond)
+	want := amqp.Publishing{
+		MessageId: "m1", Type: "T", CorrelationId: "c", ReplyTo: "r", ContentEncoding: "gzip", Priority: 3, AppId: "app",
+		DeliveryMode: amqp.Persistent, Body: []byte{1, 2, 3},
+		Headers: amqp.Table{"own": "v", "list": []any{"a"}, headerAttempt: int64(2), headerWait: int64(2)},
+	}
+	if diff := cmp.Diff(want, p); diff != "" {
+		t.Errorf("again() differs (-want +got):\n%s", diff)
+	}
+	if _, kept := d.Headers["CC"]; !kept {
+		t.Error("again() changed the delivery")
+	}
+
+	now := time.Unix(1_700_000_000, 0)
+	p = dead(d, messaging.Subscription{Topic: "t", Group: "g"}, messaging.Verdict{
+		Reason: messaging.ReasonExhausted, Err: errors.New(strings.Repeat("é", 1000) + "\xff\x00"),
+	}, 3, now)
+	for name, want := range map[string]any{
+		messaging.HeaderDeadReason: "exhausted", messaging.HeaderDeadAttempts: "3", messaging.HeaderDeadTopic: "t",
+		messaging.HeaderDeadGroup: "g", messaging.HeaderDeadTime: "2023-11-14T22:13:20Z",
+		messaging.HeaderDeadError: strings.Repeat("é", 512), "own": "v",
+	} {
+		if p.Headers[name] != want {
+			t.Errorf("header %s = %v, want %v", name, p.Headers[name], want)
+		}
+	}
+	if !bytes.Equal(p.Body, d.Body) {
+		t.Errorf("Body = %v, want %v", p.Body, d.Body)
+	}
+}
+
+func TestSuccessorFitsInAFrame(t *testing.T) {
+	t.Parallel()
+	d := &amqp.Delivery{Headers: amqp.Table{"keep": "v"}}
+	for i := range 120 {
+		d.Headers["h"+strings.Repeat("x", i)] = []any{strings.Repeat("v", 900), amqp.Table{"n": []byte(strings.Repeat("v", 100))}}
+	}
+	p := dead(d, messaging.Subscription{Topic: "t", Group: "g"}, messaging.Verdict{Reason: strings.Repeat("r", 5000), Err: errors.New(strings.Repeat("e", 5000))}, 1, time.Now())
+	if total := size(p.Headers); total > 120<<10 {
+		t.Errorf("headers of the successor take %d bytes", total)
+	}
+}
+
+func TestCheckRefusesWhatHasAMeaningToRabbitMQ(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"CC", "BCC"} {
+		if err := check("t", &messaging.Message{Headers: map[string]string{name: "x"}}); !errors.Is(err, messaging.ErrInvalid) {
+			t.Errorf("check() of header %s = %v, want ErrInvalid", name, err)
+		}
+	}
+	if err := check("amq.t", &messaging.Message{}); !errors.Is(err, messaging.ErrInvalid) {
+		t.Errorf("check() of topic amq.t = %v, want ErrInvalid", err)
+	}
+	if err := check("amqp", &messaging.Message{Headers: map[string]string{"cc": "x"}}); err != nil {
+		t.Errorf("check() = %v, want nil", err)
+	}
+}
+
+func FuzzBindingRoundTrip(f *testing.F) {
+	f.Add("id", "Type", "/s", "sub", "key", "text/plain", "name", "value", []byte("p"), int64(1))
+	f.Add(strings.Repeat("i", 300), "", "", "", "", "", "cloudEvents_id", "v", []byte(nil), int64(-1))
+	f.Fuzz(func(t *testing.T, id, typ, source, subject, key, contentType, name, value string, payload []byte, nanos int64) {
+		m := messaging.Message{
+			ID: id, Type: typ, Source: source, Subject: subject, Key: key, ContentType: contentType,
+			Headers: map[string]string{name: value}, Payload: payload, Time: time.Unix(0, nanos),
+		}
+		if messaging.Check("t", maxPayload, []messaging.Message{m}) != nil || check("t", &m) != nil {
+			t.Skip()
+		}
+		d, _ := decode(carried(encode(&m, "")), "t", "g")
+		want := m.Clone()
+		maps.DeleteFunc(want.Headers, func(n, _ string) bool { return strings.HasPrefix(n, reserved) || isAttribute(n) || isBrokers(n) })
+		if diff := equal(want, d.Message); diff != "" {
+			t.Errorf("decode(encode(m)) differs (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func FuzzDecodeForeign(f *testing.F) {
+	f.Add("id", "type", "name", "value", []byte("raw"), int64(3), "2020-01-01T00:00:00Z")
+	f.Fuzz(func(t *testing.T, id, typ, name, value string, raw []byte, n int64, when string) {
+		d := &amqp.Delivery{MessageId: id, Type: typ, Headers: amqp.Table{
+			name: value, "raw": raw, headerAttempt: n, headerWait: n, ceTime: when, ceSubject: raw,
+		}, Body: raw}
+		got, rest := decode(d, "t", "g")
+		if got.ID == "" || got.Attempt < 1 || rest < 0 {
+			t.Errorf("decode() = ID %q, attempt %d, rest %v", got.ID, got.Attempt, rest)
+		}
+		for _, s := range []string{got.ID, got.Type, got.Subject} {
+			if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+				t.Errorf("attribute %q cannot be published again", s)
+			}
+		}
+		for name, value := range got.Headers {
+			if !isName(name) || !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
+				t.Errorf("header %q: %q cannot be published again", name, value)
+			}
+		}
+	})
+}

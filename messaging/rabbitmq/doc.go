@@ -1,0 +1,116 @@
+// Package rabbitmq is a [messaging.Broker] on RabbitMQ. It prevents the ways in
+// which messages get lost, or a service gets stuck, between a program and a
+// broker that are both correct: messages published into a dead connection or to
+// nobody, acknowledged before their retry is safe, waiting for ever behind a
+// poisonous one, and subscriptions that end in silence.
+//
+//	b, err := rabbitmq.New(rabbitmq.Config{URL: "amqp://user:password@host:5672/"})
+//	if err != nil {
+//		return err
+//	}
+//	defer b.Close(ctx)
+//	c, err := messaging.NewConsumer(b, messaging.ConsumerConfig{})
+//	if err != nil {
+//		return err
+//	}
+//	c.Handle(messaging.Subscription{Topic: "orders", Group: "billing"}, charge)
+//	err = c.Run(ctx)
+//
+// # How it works
+//
+// A [Broker] keeps two connections, made when first needed and made again when
+// lost: one to publish on and one to consume from, because RabbitMQ holds up the
+// whole connection of a publisher when it runs short of memory or disk.
+//
+// All publishing goes through one channel in confirm mode. Each message is
+// persistent and mandatory: RabbitMQ returns what no queue would receive, and
+// confirms the rest when it is stored. Whatever is not confirmed when the
+// connection goes is sent again on the next.
+//
+// What it declares for topic T and group G, with names of which no two groups
+// share one:
+//
+//	T                  durable topic exchange; the routing key is the message's Type
+//	T.G                the group's queue, bound with "#"
+//	T.G.dlq            its dead letters
+//	T.G.retry.<ms>     one queue for each retry delay
+//
+// A '.' in G is written '~'. A message to be retried is published to the queue
+// of its delay, which has no consumers and one time to live for all its
+// messages, after which RabbitMQ moves them back to T.G; so no message waits
+// behind one with a longer delay. Only when this copy is confirmed, the original
+// is acknowledged. Dead letters are moved likewise. All queues are quorum queues
+// unless [Config].Classic says otherwise, and between quorum queues RabbitMQ moves
+// messages at least once.
+//
+// ID, Type, ContentType and Time of a message are the AMQP properties
+// message-id, type, content-type and timestamp. Source, Subject, Key and the
+// exact Time are headers with the names of the CloudEvents AMQP binding
+// (cloudEvents_source, cloudEvents_subject, cloudEvents_partitionkey and
+// cloudEvents_time), and so is what exceeds the 255 bytes of a property. The
+// attempt travels in the header msg-attempt. Messages of other programs are read
+// with what they have: headers of other types become text, those that no
+// [messaging.Message] can have are left out, and a message without an ID gets
+// one that is computed from its properties and body.
+//
+// # Guarantees
+//
+//   - Publish returns nil only for what RabbitMQ has confirmed: what is confirmed
+//     is received, though connections are cut in between.
+//   - Publish tells each unroutable message from its neighbours, under any number
+//     of concurrent callers.
+//   - A lost connection, a deleted exchange or a deleted queue is no error while
+//     the context lasts; wrong credentials and conflicting settings are, at once.
+//   - Every call ends with its context, also while the broker is silent or blocks
+//     publishers.
+//   - A delivery is acknowledged only after its retry or its dead letter is
+//     stored. If that is refused, it is delivered again.
+//   - Acknowledgements reach the broker before Subscribe returns.
+//   - A retry comes back no earlier than asked, and is not held up by others.
+//   - A dead letter has the payload byte for byte, the headers of the original,
+//     and headers that say why it is there.
+//   - Passwords appear in no error and no log.
+//
+// Not guaranteed:
+//
+//   - That a message arrives once. After a lost connection, or a crash between
+//     the two steps of a retry, it may arrive twice with the same ID; an inbox
+//     such as idempotency.Inbox makes that one effect.
+//   - Order by Key between the subscribers of a group, or for messages that are
+//     retried, released or redelivered.
+//   - That a queue survives its first second. RabbitMQ 3.10 was seen to forget a
+//     quorum queue, with what it had confirmed, when it was killed that soon
+//     after the queue was made. Subscribe therefore makes all queues at once.
+//   - That classic queues keep what waits in a retry delay when the broker
+//     crashes.
+//
+// # Defaults
+//
+// Delays of 1s, 5s, 30s, 2m and 10m span a restart of what a handler depends on
+// in few queues. A heartbeat of 10s finds a dead connection within 15s.
+// Reconnecting waits up to 200ms, doubled for each failure up to 5s, a random
+// part of it each time. Payloads are limited to 16 MiB, which is RabbitMQ 4's
+// own limit. A quorum queue sets a message aside by itself after 1,000 returns,
+// far more than restarts cause: it ends the round of a message that kills every
+// process that receives it.
+//
+// # Composition
+//
+// [messaging.Consumer] decides on attempts, backoff and dead letters; this
+// package carries that out. Wrap Publish in a breaker or a retry policy only
+// with care: it already waits for the broker within its context.
+//
+// # Errors
+//
+// All are of package messaging: see [Broker.Publish] and [Broker.Subscribe].
+// The text names RabbitMQ's own reason. RabbitMQ ends a channel on which a
+// delivery stays unsettled for its consumer_timeout, 30 minutes by default; the
+// lease ends, and the message comes again.
+//
+// # Concurrency
+//
+// A Broker is safe for concurrent use. It owns its goroutines until Close.
+// Subscribe calls deliver from the goroutine that called Subscribe. A settler
+// may be used from any goroutine, and never waits for the network to
+// acknowledge.
+package rabbitmq

@@ -1,0 +1,108 @@
+package rabbitmq
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// maxPending bounds what a socket holds for a peer that does not read.
+const maxPending = 256 << 10
+
+// A socket is the net.Conn that amqp091 reads and writes. It differs in two ways.
+//
+// It gathers: amqp091 writes every message and acknowledgement by itself; under
+// load the socket sends what came in during the last write with the next, which
+// costs both ends fewer system calls.
+//
+// It closes when reading or writing fails. amqp091 holds the lock of a channel
+// while it writes, and wants the same lock before it closes the connection: a
+// write that a silent peer holds up would else hold up, for ever, the end of a
+// connection that heartbeats have found dead.
+type socket struct {
+	net.Conn
+	failed atomic.Pointer[error] // why reading failed
+	wake   chan struct{}         // told that something is pending
+	room   chan struct{}         // told that pending is empty
+	closed chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	pending []byte // guarded by mu
+}
+
+func newSocket(nc net.Conn) *socket {
+	return &socket{Conn: nc, wake: make(chan struct{}, 1), room: make(chan struct{}, 1), closed: make(chan struct{})}
+}
+
+// Read implements [net.Conn].
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err != nil {
+		s.failed.CompareAndSwap(nil, &err)
+		_ = s.Close()
+	}
+	return n, err
+}
+
+// Write implements [net.Conn]. It keeps a copy of p and returns; it waits only
+// while maxPending bytes are unsent. It has one caller at a time.
+func (s *socket) Write(p []byte) (int, error) {
+	for {
+		if isClosed(s.closed) {
+			return 0, net.ErrClosed
+		}
+		s.mu.Lock()
+		fits := len(s.pending) < maxPending
+		if fits {
+			s.pending = append(s.pending, p...)
+		}
+		s.mu.Unlock()
+		if fits {
+			tell(s.wake)
+			return len(p), nil
+		}
+		select {
+		case <-s.room:
+		case <-s.closed:
+		}
+	}
+}
+
+// Close implements [net.Conn].
+func (s *socket) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
+}
+
+// flush sends what is pending until the socket is closed.
+func (s *socket) flush() {
+	var spare []byte
+	for {
+		select {
+		case <-s.wake:
+		case <-s.closed:
+			return
+		}
+		s.mu.Lock()
+		out := s.pending
+		s.pending = spare[:0]
+		s.mu.Unlock()
+		tell(s.room)
+		if _, err := s.Conn.Write(out); err != nil {
+			_ = s.Close()
+			return
+		}
+		if spare = out; cap(spare) > 4*maxPending {
+			spare = nil // one large message must not hold its memory for ever
+		}
+	}
+}
+
+// tell wakes whoever waits on c, or will.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
