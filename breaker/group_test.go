@@ -147,7 +147,7 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 		return g, b
 	}
 	timed := breaker.Config{Window: time.Minute, MinCalls: 2, OpenFor: time.Hour, SlowCall: time.Second}
-	counted := breaker.Config{WindowCalls: 10, MinCalls: 2}
+	counted := breaker.Config{WindowCalls: 10, MinCalls: 2, SlowCall: time.Second}
 	for name, c := range map[string]struct {
 		config  breaker.Config
 		before  func(*testing.T, *breaker.Breaker)
@@ -163,7 +163,12 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 		"not while disabled":              {timed, func(_ *testing.T, b *breaker.Breaker) { b.Disable() }, 10 * time.Minute, false},
 		"with successes in the count":     {counted, func(t *testing.T, b *breaker.Breaker) { succeed(t, b, 5) }, 10 * time.Second, true},
 		"not with failures in the count":  {counted, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, time.Hour, false},
-		"not before 10s without use":      {counted, nil, 10*time.Second - 1, false},
+		"not with slow calls in the count": {counted, func(t *testing.T, b *breaker.Breaker) {
+			p := allow(t, b)
+			time.Sleep(time.Second)
+			p.Done(breaker.Success)
+		}, time.Hour, false},
+		"not before 10s without use": {counted, nil, 10*time.Second - 1, false},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			g, _ := full(t, c.config, func(b *breaker.Breaker) {

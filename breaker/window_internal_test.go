@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -123,7 +124,7 @@ func TestAnOutcomeThatIsAWholeLapLateIsDropped(t *testing.T) {
 	w := newBuckets(time.Second)
 	lap := time.Duration(slots) << w.shift
 	w.success(5 * lap)
-	w.trouble(4*lap, true, false)
+	w.success(4 * lap)
 	if got, want := w.counts(5*lap), (Counts{Successes: 1}); got != want {
 		t.Errorf("counts = %+v, want %+v", got, want)
 	}
@@ -174,6 +175,28 @@ func TestTheOpenTimeNeverOverflows(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAnEvictedBreakerLeavesItsChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := NewGroup[int](GroupConfig{MaxKeys: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key := range 1000 {
+			g.Get(key)
+			time.Sleep(time.Minute)
+		}
+		linked := 0
+		for i := range g.heads {
+			for e := g.heads[i].Load(); e != nil; e = e.next.Load() {
+				linked++
+			}
+		}
+		if s := g.Stats(); linked != 10 || s.Keys != 10 || s.Evicted == 0 {
+			t.Errorf("%d entries are linked and Stats() = %+v, want 10, and evictions", linked, s)
+		}
+	})
 }
 
 // No test can step the wall clock, but it can see that time is taken from the
