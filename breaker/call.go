@@ -6,9 +6,8 @@ import (
 )
 
 // Do calls fn with ctx if the breaker admits the call, and returns what fn
-// returns, unchanged. Else it returns an [*OpenError], does not call fn, and
-// counts nothing. The same goes for a ctx that has ended already, where the error
-// is its cause, and for a nil fn.
+// returns, unchanged. Else it returns an [*OpenError] and does not call fn. Nor
+// does it where ctx has ended already, and returns its cause, or where fn is nil.
 //
 // Config.Classify says what the error means for the dependency. If fn panics or
 // calls [runtime.Goexit], that is a Failure, and goes on.

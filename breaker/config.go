@@ -103,7 +103,7 @@ type Config struct {
 	// OnChange is called after each change of state, one at a time and in order,
 	// with no lock held, by the goroutine of a call that brought one about. It
 	// may use the breaker. The call that runs it waits for it, so it must be
-	// quick. Default: none.
+	// quick, and gets its panic. Default: none.
 	OnChange func(Change)
 }
 

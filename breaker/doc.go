@@ -94,11 +94,13 @@
 //
 // # Errors
 //
-// The error of a guarded function is returned as it is. The only one that the
-// package adds is [*OpenError], which is [ErrOpen] and has two methods that other
+// The error of a guarded function is returned as it is. A call that the breaker
+// rejects gets an [*OpenError], which is [ErrOpen] and has two methods that other
 // packages look for: RetryAfter says when it is worth coming back, Rejected that
 // the dependency was not reached. Serve something else, or pass it on as status
-// 503 with Retry-After. New reports all faults of a Config in one error.
+// 503 with Retry-After. A context that had ended before the call gives its cause,
+// and a nil function an error that says so. New reports all faults of a Config in
+// one error.
 //
 // # Concurrency
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,11 +121,11 @@ func TestAContextThatHasEndedMakesNoCall(t *testing.T) {
 		if err := b.Do(ctx, func(ctx context.Context) error { _, err := called(ctx); return err }); !errors.Is(err, cause) {
 			t.Errorf("Do() = %v, want %v", err, cause)
 		}
-		if v, err := breaker.Value(ctx, b, called); v != 0 || err != cause {
+		if v, err := breaker.Value(ctx, b, called); v != 0 || !errors.Is(err, cause) {
 			t.Errorf("Value() = %v, %v, want 0, %v", v, err, cause)
 		}
 		instead := func(context.Context, error) (int, error) { return 2, nil }
-		if v, err := breaker.Fallback(ctx, b, called, instead); v != 0 || err != cause {
+		if v, err := breaker.Fallback(ctx, b, called, instead); v != 0 || !errors.Is(err, cause) {
 			t.Errorf("Fallback() = %v, %v, want 0, %v", v, err, cause)
 		}
 		wantState(t, b, breaker.HalfOpen)
@@ -149,7 +150,7 @@ func TestADeadlineOfTheCallerThatPassesDuringTheCallOpens(t *testing.T) {
 func TestValueReturnsWhatTheFunctionReturns(t *testing.T) {
 	b := mustNew(t, breaker.Config{Consecutive: 1})
 	v, err := breaker.Value(t.Context(), b, func(context.Context) (string, error) { return "partial", errDown })
-	if v != "partial" || err != errDown {
+	if v != "partial" || !errors.Is(err, errDown) {
 		t.Errorf("Value() = %q, %v, want the value with the error", v, err)
 	}
 	v, err = breaker.Value(t.Context(), b, func(context.Context) (string, error) { return "called", nil })
@@ -174,7 +175,7 @@ func TestOnlyRejectedCallsAreRedirectedToTheFallback(t *testing.T) {
 		return breaker.Fallback(t.Context(), b, func(context.Context) (string, error) { return "own", err }, instead)
 	}
 	for name, own := range map[string]error{"none": nil, "any": errDown, "that of a breaker further in": inner.Do(t.Context(), ok)} {
-		if v, err := try(own); v != "own" || err != own || redirected != 0 {
+		if v, err := try(own); v != "own" || !errors.Is(err, own) || redirected != 0 {
 			t.Errorf("Fallback() with the error %s = %q, %v, want the function's own results", name, v, err)
 		}
 	}
@@ -203,11 +204,39 @@ func TestARejectionIsNotRetriedUnlessAsked(t *testing.T) {
 }
 
 func TestAnAttemptThatTimesOutIsAFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	policy := retry.Policy{MaxAttempts: 3, AttemptTimeout: time.Second, Backoff: retry.Constant(0)}
+	hang := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+	bubble(t, "of a function", func(t *testing.T) {
 		b := mustNew(t, breaker.Config{Consecutive: 3})
-		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		policy := retry.Policy{MaxAttempts: 3, AttemptTimeout: time.Second, Backoff: retry.Constant(0)}
 		_ = policy.Do(t.Context(), func(ctx context.Context) error { return b.Do(ctx, hang) })
 		wantState(t, b, breaker.Open)
+	})
+	bubble(t, "of a request", func(t *testing.T) {
+		b := mustNew(t, breaker.Config{Consecutive: 3})
+		silent := roundTrip(func(req *http.Request) (*http.Response, error) { return nil, hang(req.Context()) })
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://inventory/stock", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = policy.Transport(b.Transport(silent)).RoundTrip(req)
+		wantState(t, b, breaker.Open)
+	})
+	bubble(t, "but one that lost against another is not", func(t *testing.T) {
+		b := mustNew(t, breaker.Config{Consecutive: 1})
+		var attempts atomic.Int32
+		_, err := retry.Hedge(t.Context(), retry.Hedging{MaxAttempts: 2, Delay: time.Second}, func(ctx context.Context) (int, error) {
+			first := attempts.Add(1) == 1
+			return breaker.Value(ctx, b, func(ctx context.Context) (int, error) {
+				if first {
+					return 0, hang(ctx)
+				}
+				return 1, nil
+			})
+		}, nil)
+		if err != nil {
+			t.Errorf("Hedge() = %v, want nil", err)
+		}
+		synctest.Wait()
+		wantState(t, b, breaker.Closed)
 	})
 }
