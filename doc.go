@@ -3,6 +3,7 @@
 // trouble you have.
 //
 //	a dependency is failing, calls pile up        breaker
+//	one slow dependency takes every goroutine     breaker/bulkhead
 //	a call failed that would succeed again        retry
 //	a request may arrive twice                    idempotency
 //	services must not wait for each other         messaging
@@ -14,7 +15,7 @@
 // The packages do not import one another; they meet in shapes that Go has
 // already. Around an HTTP client, from the outside in:
 //
-//	idempotency key → retry → breaker → tracing, one span an attempt → transport
+//	idempotency key → retry → breaker → bulkhead → tracing, one span an attempt → transport
 //
 //	http.Client{Transport: key.Transport(policy.Transport(b.Transport(tracer.Transport(nil))))}
 //
