@@ -11,9 +11,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/parley-go/parley/examples/orderflow/smoke"
@@ -22,8 +24,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	switch err := run(ctx, os.Args[1:]); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	default:
 		fmt.Fprintln(os.Stderr, "orderflow:", err)
 		os.Exit(1)
 	}
@@ -31,13 +35,19 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("orderflow", flag.ContinueOnError)
-	addr := flags.String("addr", "127.0.0.1:8080", "address of the gateway; -smoke uses a free port")
+	flags.SetOutput(io.Discard) // the error says it
+	addr := flags.String("addr", "127.0.0.1:8080", "address of the gateway, on loopback unless you say otherwise")
 	broker := flags.String("broker", "memory", "memory, or the URL of a RabbitMQ: amqp://USER:SECRET@HOST:PORT/")
-	smtp := flags.String("smtp", "", "URL of a mail server, smtp://HOST:PORT or smtps://USER:SECRET@HOST; default one in this process")
+	smtp := flags.String("smtp", "", "URL of a mail server, smtp://USER:SECRET@HOST (STARTTLS), smtps://… or smtp://localhost:PORT; default one in this process")
 	scripted := flags.Bool("smoke", false, "place 200 orders by a script, print one JSON line of totals last, exit 0 if every invariant held")
 	verbose := flags.Bool("v", false, "log every order and request")
 	if err := flags.Parse(args); err != nil {
+		flags.SetOutput(os.Stderr)
+		flags.Usage()
 		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("there are no arguments but flags: what is %q? -h lists them", flags.Arg(0))
 	}
 	level := slog.LevelWarn
 	switch {
@@ -49,7 +59,13 @@ func run(ctx context.Context, args []string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	cfg := system.Config{Addr: *addr, Broker: *broker, SMTP: *smtp, Logger: log}
 	if *scripted {
-		cfg.Addr, cfg.SMTP = "", "" // the script counts the mails itself
+		set := false
+		flags.Visit(func(f *flag.Flag) { set = set || f.Name == "addr" || f.Name == "smtp" })
+		if set {
+			return errors.New("-smoke uses a free port and counts the mails itself: leave out -addr and -smtp")
+		}
+		// Not the topic of a flow that may be serving over the same broker.
+		cfg.Addr, cfg.Topic = "", "orders-smoke"
 		return smokeTest(ctx, cfg)
 	}
 	return serve(ctx, cfg)
@@ -61,12 +77,9 @@ func smokeTest(ctx context.Context, cfg system.Config) error {
 	if marshalErr != nil {
 		return marshalErr
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
 	fmt.Println(string(line))
 	if err != nil {
-		return errors.New("the smoke test failed, see above")
+		return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return nil
 }

@@ -84,9 +84,17 @@ func TestTheCommandsOfTheReadmeWorkWhenPasted(t *testing.T) {
 }
 
 func TestABadFlagIsAnErrorThatSaysWhatToDo(t *testing.T) {
-	for _, args := range [][]string{{"-broker=nats://localhost"}, {"-addr=nowhere:http-ish"}, {"-smoke", "-broker=amqp://%zz"}, {"-nonsense"}} {
-		if err := run(t.Context(), args); err == nil {
-			t.Errorf("run(%v) = nil, want an error", args)
+	for args, want := range map[string]string{
+		"-broker=nats://localhost":  "amqp://USER:SECRET@HOST:PORT/",
+		"-addr=127.0.0.1:http-ish":  "choose another address with -addr",
+		"-smoke -broker=amqp://%zz": "amqp://user:password@host",
+		"-smoke -addr=127.0.0.1:1":  "leave out -addr",
+		"-smtp=http://mail.example": "want smtp://",
+		"-nonsense":                 "-nonsense",
+		"smoke":                     "-h lists them",
+	} {
+		if err := run(t.Context(), strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("run(%s) = %v, want an error that says %q", args, err, want)
 		}
 	}
 }

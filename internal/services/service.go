@@ -40,6 +40,10 @@ type Service struct {
 	launch func(ctx context.Context, dir string, port int) ([]*process, error)
 }
 
+// UseVariable is the environment variable that names a file to which tests add
+// the services they use, a line "SERVICE ran|skipped TEST" each.
+const UseVariable = "PARLEY_SERVICE_USE"
+
 // All returns every service that tests know.
 func All() []Service {
 	return []Service{

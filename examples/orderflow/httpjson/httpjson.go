@@ -60,6 +60,12 @@ func Read(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
+// ID reads a number from a path, in its one canonical form.
+func ID(s string) (int64, bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil && n >= 0 && strconv.FormatInt(n, 10) == s
+}
+
 // Write answers with v.
 func Write(w http.ResponseWriter, status int, v any) {
 	write(w, status, "application/json", v)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 
 	"github.com/parley-go/parley/examples/orderflow/event"
@@ -48,8 +47,8 @@ func (s *Service) Handler() http.Handler {
 			httpjson.Fail(w, err)
 			return
 		}
-		order, err := strconv.ParseInt(r.PathValue("orderId"), 10, 64)
-		if err != nil || len(body.Items) == 0 {
+		order, valid := httpjson.ID(r.PathValue("orderId"))
+		if !valid || len(body.Items) == 0 {
 			httpjson.Fail(w, httpjson.Errorf(http.StatusBadRequest, "send the order's number in the path and at least one item"))
 			return
 		}

@@ -43,9 +43,9 @@ type stock struct {
 	gone   []int64                // guarded by mu: released orders, oldest first
 }
 
-// maxGone bounds how many refused orders are remembered. A request to reserve
-// that arrives when this many others were refused after its own order is not
-// expected: it would be minutes late.
+// maxGone bounds how many refused orders are remembered, so that a request to
+// reserve which arrives after the refusal of its order finds it. A request lives
+// for seconds at most.
 const maxGone = 10_000
 
 func newStock(available map[string]int) *stock {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
+
+	"github.com/parley-go/parley/messaging"
 )
 
 // sendTimeout bounds the conversation about one e-mail.
@@ -32,7 +34,7 @@ type Mailer struct {
 
 // NewMailer returns a Mailer for the server at rawURL: smtps://user:secret@host
 // speaks TLS from the first byte; smtp://user:secret@host demands STARTTLS,
-// except on a loopback address, where mail may pass in the clear.
+// except on localhost or a loopback address, where mail may pass in the clear.
 func NewMailer(rawURL, from string) (*Mailer, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -50,9 +52,10 @@ func NewMailer(rawURL, from string) (*Mailer, error) {
 		port = u.Port()
 	}
 	ip := net.ParseIP(u.Hostname())
+	local := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 	m := &Mailer{
 		addr: net.JoinHostPort(u.Hostname(), port), host: u.Hostname(), from: *sender,
-		implicit: u.Scheme == "smtps", plain: u.Scheme == "smtp" && ip != nil && ip.IsLoopback(),
+		implicit: u.Scheme == "smtps", plain: u.Scheme == "smtp" && local,
 	}
 	if u.User != nil {
 		password, _ := u.User.Password()
@@ -66,7 +69,8 @@ type Mail struct {
 	ID, To, Name, Subject, Body string
 }
 
-// Send returns nil when the server has accepted the mail.
+// Send returns nil when the server has accepted the mail. A refusal for good,
+// an SMTP code of 5xx, is marked by [messaging.Permanent].
 func (m *Mailer) Send(ctx context.Context, e Mail) error {
 	to, err := mail.ParseAddress(e.To)
 	if err != nil {
@@ -83,7 +87,11 @@ func (m *Mailer) Send(ctx context.Context, e Mail) error {
 		}
 	}
 	if err := c.SendMail(m.from.Address, []string{to.Address}, bytes.NewReader(m.render(e, to))); err != nil {
-		return fmt.Errorf("mail server %s: %w", m.addr, err)
+		err = fmt.Errorf("mail server %s: %w", m.addr, err)
+		if refusal, ok := errors.AsType[*smtp.SMTPError](err); ok && !refusal.Temporary() {
+			err = messaging.Permanent(err)
+		}
+		return err
 	}
 	_ = c.Quit() // the mail is accepted, whatever becomes of the farewell
 	return nil

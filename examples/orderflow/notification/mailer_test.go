@@ -61,7 +61,7 @@ func TestNothingFromOutsideCanAddAHeader(t *testing.T) {
 
 func TestTLSIsDemandedOffLoopback(t *testing.T) {
 	for url, plain := range map[string]bool{
-		"smtp://127.0.0.1:25": true, "smtp://[::1]:25": true,
+		"smtp://127.0.0.1:25": true, "smtp://[::1]:25": true, "smtp://localhost:25": true,
 		"smtp://mail.example.com": false, "smtps://127.0.0.1": false, "smtp://10.0.0.1:25": false,
 	} {
 		m, err := NewMailer(url, "shop@example.com")

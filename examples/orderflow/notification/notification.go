@@ -4,6 +4,7 @@ package notification
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -42,6 +43,9 @@ func (s *Service) Handle(ctx context.Context, e event.Order, d *messaging.Delive
 	}
 	var u user.User
 	if err := httpjson.Call(ctx, s.cfg.UserClient, http.MethodGet, fmt.Sprintf("%s/users/%d", s.cfg.Users, e.UserID), nil, &u); err != nil {
+		if p, ok := errors.AsType[*httpjson.Problem](err); ok && p.Status == http.StatusNotFound {
+			return messaging.Permanent(err)
+		}
 		return err
 	}
 	err := s.cfg.Mail.Send(ctx, Mail{

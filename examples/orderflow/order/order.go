@@ -19,8 +19,12 @@ import (
 	"github.com/parley-go/parley/messaging"
 )
 
-// maxItems bounds one order.
-const maxItems = 20
+// An order is bounded, and so is the time that it may take.
+const (
+	maxItems = 20
+	maxSKU   = 64
+	placeFor = 8 * time.Second
+)
 
 // Config is what the service needs to be given.
 type Config struct {
@@ -73,7 +77,9 @@ func (s *Service) Handler() http.Handler {
 			httpjson.Fail(w, err)
 			return
 		}
-		o, err := s.place(r.Context(), req)
+		ctx, cancel := context.WithTimeout(r.Context(), placeFor)
+		defer cancel()
+		o, err := s.place(ctx, req)
 		if err != nil {
 			httpjson.Fail(w, err)
 			return
@@ -82,8 +88,8 @@ func (s *Service) Handler() http.Handler {
 		httpjson.Write(w, http.StatusCreated, o)
 	})))
 	mux.HandleFunc("GET /orders/{orderId}", func(w http.ResponseWriter, r *http.Request) {
-		id, err := strconv.ParseInt(r.PathValue("orderId"), 10, 64)
-		if o, ok := s.store.order(id); ok && err == nil {
+		id, valid := httpjson.ID(r.PathValue("orderId"))
+		if o, ok := s.store.order(id); ok && valid {
 			httpjson.Write(w, http.StatusOK, o)
 			return
 		}
@@ -96,6 +102,11 @@ func (s *Service) Handler() http.Handler {
 func (s *Service) place(ctx context.Context, req Request) (Order, error) {
 	if len(req.Items) == 0 || len(req.Items) > maxItems {
 		return Order{}, httpjson.Errorf(http.StatusUnprocessableEntity, "order 1 to %d items", maxItems)
+	}
+	for _, sku := range req.Items {
+		if sku == "" || len(sku) > maxSKU {
+			return Order{}, httpjson.Errorf(http.StatusUnprocessableEntity, "an item is named by 1 to %d characters", maxSKU)
+		}
 	}
 	if err := s.checkUser(ctx, req.UserID); err != nil {
 		return Order{}, err
@@ -164,7 +175,11 @@ func (s *Service) announce(ctx context.Context, t *tx, eventType string, o Order
 // unavailable turns the failure of a dependency into a 503 that says when to
 // come back: when its breaker will probe it, or in a second.
 func (s *Service) unavailable(ctx context.Context, dependency string, err error) error {
-	s.log.LogAttrs(ctx, slog.LevelWarn, "order refused", slog.String("dependency", dependency), slog.Any("err", err))
+	if errors.Is(ctx.Err(), context.Canceled) {
+		s.log.LogAttrs(ctx, slog.LevelInfo, "client left before the order stood")
+	} else {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "order refused", slog.String("dependency", dependency), slog.Any("err", err))
+	}
 	p := httpjson.Errorf(http.StatusServiceUnavailable,
 		"the %s service does not answer, so the order was refused and nothing was kept: send it again with the same Idempotency-Key", dependency)
 	p.Wait = time.Second

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,32 @@ func TestAnEventLeavesTheOutboxOnlyWhenTheBrokerHasConfirmedIt(t *testing.T) {
 		}
 		if _, waiting := s.Report(); waiting != 0 {
 			t.Errorf("%d events wait, want none", waiting)
+		}
+	})
+}
+
+func TestARelayThatIsToldToEndPublishesWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		add(s, "1", "2")
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		pub := &flaky{accept: func(call, _ int) bool { return call > 3 }}
+		if err := s.Relay(ctx, pub); err != nil || len(pub.got) != 2 {
+			t.Errorf("Relay() = %v after publishing %v, want nil after both", err, pub.got)
+		}
+	})
+}
+
+func TestARelayThatCannotPublishInTimeSaysHowManyEventsAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		add(s, "1", "2")
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		err := s.Relay(ctx, &flaky{accept: func(int, int) bool { return false }})
+		if err == nil || !strings.Contains(err.Error(), "2 events") {
+			t.Errorf("Relay() = %v, want an error about 2 events", err)
 		}
 	})
 }

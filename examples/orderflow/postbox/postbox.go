@@ -1,5 +1,5 @@
 // Package postbox is an SMTP server for the order flow: it speaks the protocol
-// on a loopback socket and keeps what it receives, so that the flow sends real
+// on a loopback socket and counts what it receives, so that the flow sends real
 // mail without a mail server.
 package postbox
 

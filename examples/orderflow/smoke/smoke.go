@@ -267,10 +267,8 @@ func (d *driver) note(o order.Order, replayed bool) {
 	known := d.ids[o.ID]
 	d.ids[o.ID] = true
 	d.mu.Unlock()
-	switch {
-	case replayed:
+	if replayed {
 		d.absorbed.Add(1)
-	case known: // told twice of one order as new: the count of orders shows it
 	}
 	if !known && d.placed.Add(1) == outageAt {
 		close(d.reached)

@@ -9,17 +9,20 @@ import (
 	"time"
 )
 
+// graceFor bounds how long each stage may take to finish what is in progress:
+// longer than any request may take.
+const graceFor = 12 * time.Second
+
 // A part is something that runs until its context ends.
 type part struct {
-	name  string
-	run   func(context.Context) error
-	ready <-chan struct{} // closed when others may rely on the part; nil: at once
+	name string
+	run  func(context.Context) error
 }
 
-// runStages starts the parts stage by stage, each stage when the one before is
-// ready, and calls started. When ctx ends, or a part does, it ends the stages in
-// the opposite order, each when the one after has come to rest: what feeds stops
-// before what is fed. It returns the first error.
+// runStages starts the parts stage by stage, and calls started. When ctx ends, or
+// a part does, it ends the stages in the opposite order, each when the one after
+// has come to rest: what feeds stops before what is fed. It returns the first
+// error.
 func runStages(ctx context.Context, stages [][]part, started func()) error {
 	ended := make(chan error, 1) // the first part to end, if none was told to
 	var first error
@@ -54,37 +57,16 @@ func runStages(ctx context.Context, stages [][]part, started func()) error {
 				}
 			}
 		})
-		if first = awaitReady(ctx, stage, ended); first != nil {
-			break
-		}
 	}
-	if first == nil {
-		started()
-		select {
-		case <-ctx.Done():
-		case first = <-ended:
-		}
+	started()
+	select {
+	case <-ctx.Done():
+	case first = <-ended:
 	}
 	for i := len(stops) - 1; i >= 0; i-- {
 		stops[i]()
 	}
 	return first
-}
-
-func awaitReady(ctx context.Context, stage []part, ended <-chan error) error {
-	for _, p := range stage {
-		if p.ready == nil {
-			continue
-		}
-		select {
-		case <-p.ready:
-		case err := <-ended:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return nil
 }
 
 // serve returns a part that serves h on l, with the limits that a handler cannot
@@ -94,9 +76,13 @@ func serve(name string, l net.Listener, srv *http.Server) part {
 		stopped := make(chan error, 1)
 		go func() {
 			<-ctx.Done()
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceFor)
 			defer cancel()
-			stopped <- srv.Shutdown(grace)
+			err := srv.Shutdown(grace)
+			if err != nil { // handlers that still run are cut off
+				err = errors.Join(err, srv.Close())
+			}
+			stopped <- err
 		}()
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err

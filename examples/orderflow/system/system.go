@@ -60,11 +60,12 @@ type System struct {
 	Notification *notification.Service
 	Postbox      *postbox.Postbox // unused when Config.SMTP names another server
 
-	broker  messaging.Broker
-	stages  [][]part
-	sockets []net.Listener
-	url     string
-	ready   chan struct{}
+	broker    messaging.Broker
+	stages    [][]part
+	sockets   []net.Listener
+	closeIdle func()
+	url       string
+	ready     chan struct{}
 }
 
 // New opens the sockets and builds the services; nothing runs before Run.
@@ -78,9 +79,7 @@ func New(cfg Config) (*System, error) {
 	cfg.Logger = slog.New(tracing.LogHandler(cmp.Or(cfg.Logger, slog.Default()).Handler()))
 	s := &System{ready: make(chan struct{})}
 	if err := s.build(cfg); err != nil {
-		for _, l := range s.sockets {
-			_ = l.Close()
-		}
+		s.closeSockets()
 		return nil, err
 	}
 	return s, nil
@@ -108,16 +107,17 @@ func (s *System) build(cfg Config) error {
 	gatewayAt, usersAt, inventoryAt, ordersAt, mailAt := at[0], at[1], at[2], at[3], at[4]
 	s.url = gatewayAt.url
 
-	// What an inbox or an Idempotency-Key has seen is remembered here.
-	memory, err := idempotency.NewMemory(idempotency.MemoryConfig{})
+	// Strangers choose keys, and may fill what remembers them; that must not stop
+	// the inboxes, so these remember on their own.
+	keys, err := newGuard(idempotency.MemoryConfig{}, idempotency.Config{TTL: time.Hour})
 	if err != nil {
 		return err
 	}
-	guard, err := idempotency.New(memory, idempotency.Config{})
+	inboxes, err := newGuard(idempotency.MemoryConfig{MaxRecords: 500_000}, idempotency.Config{})
 	if err != nil {
 		return err
 	}
-	once, err := guard.Middleware(idempotency.HTTP{
+	once, err := keys.Middleware(idempotency.HTTP{
 		Required: true,
 		// The flow has no accounts, so a key belongs to whoever made it up: fine
 		// as long as keys are random. A service with tenants sets Scope instead.
@@ -164,12 +164,17 @@ func (s *System) build(cfg Config) error {
 		"inventory": s.Inventory.Handle, "notification": s.Notification.Handle,
 	} {
 		inbox := func(next messaging.Handler) messaging.Handler {
-			return idempotency.Inbox(guard, group, func(d *messaging.Delivery) string { return d.ID }, next)
+			return idempotency.Inbox(inboxes, cfg.Topic+"/"+group, func(d *messaging.Delivery) string { return d.ID }, next)
 		}
 		consumer.Handle(messaging.Subscription{Topic: cfg.Topic, Group: group},
-			messaging.Typed(messaging.JSON{}, handle), tracer.Handler, only(source), inbox)
+			messaging.Typed(messaging.JSON{}, handle), tracer.Handler, only(source, cfg.Logger), inbox)
 	}
 
+	s.closeIdle = func() {
+		calls.users.CloseIdleConnections()
+		calls.inventory.CloseIdleConnections()
+		entry.CloseIdleConnections()
+	}
 	gateway := entry.Server("")
 	gateway.Handler = tracer.Middleware(gateway.Handler)
 	s.stages = [][]part{
@@ -177,8 +182,14 @@ func (s *System) build(cfg Config) error {
 			defer context.AfterFunc(ctx, func() { _ = s.Postbox.Close() })()
 			return s.Postbox.Serve(mailAt)
 		}}, serve("user service", usersAt, server(tracer.Middleware(s.Users.Handler())))},
-		{{name: "consumer", run: consumer.Run, ready: consumer.Ready()}},
-		{{name: "relay", run: func(ctx context.Context) error { return s.Orders.Relay(ctx, s.broker) }}},
+		{{name: "consumer", run: func(ctx context.Context) error { return s.consume(ctx, consumer) }}},
+		{{name: "relay", run: func(ctx context.Context) error {
+			select { // what is published before both groups subscribe would miss one
+			case <-consumer.Ready():
+			case <-ctx.Done():
+			}
+			return s.Orders.Relay(ctx, s.broker)
+		}}},
 		{serve("inventory service", inventoryAt, server(tracer.Middleware(s.Inventory.Handler())))},
 		{serve("order service", ordersAt, server(tracer.Middleware(s.Orders.Handler())))},
 		{serve("gateway", gatewayAt, gateway)},
@@ -189,13 +200,68 @@ func (s *System) build(cfg Config) error {
 // Run serves until ctx ends, then lets what is in progress finish: requests
 // first, then the events that they caused, then their handlers.
 func (s *System) Run(ctx context.Context) error {
+	defer s.closeSockets()
+	// Spare connections would hold up the servers that they lead to.
+	defer context.AfterFunc(ctx, s.closeIdle)()
 	err := runStages(ctx, s.stages, func() { close(s.ready) })
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceFor)
 	defer cancel()
 	return errors.Join(err, s.broker.Close(grace))
 }
 
-// Ready is closed when the gateway takes orders.
+// consume handles messages until ctx ends and every order has had its effects:
+// the broker may be in this process, and the stores are.
+func (s *System) consume(ctx context.Context, c *messaging.Consumer) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(running) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case <-c.Ready():
+	default: // there never was a broker, so nothing will come
+		stop()
+		return <-ended
+	}
+	tick, patience := time.NewTicker(10*time.Millisecond), time.NewTimer(graceFor)
+	defer tick.Stop()
+	defer patience.Stop()
+	for waiting := true; waiting && s.unfinished() > 0; {
+		select {
+		case <-tick.C:
+		case <-patience.C:
+			waiting = false
+		case err := <-ended:
+			return err
+		}
+	}
+	stop()
+	err := <-ended
+	if n := s.unfinished(); n > 0 {
+		err = errors.Join(err, fmt.Errorf("%d effects of orders did not come about in %v and are lost with this process", n, graceFor))
+	}
+	return err
+}
+
+// unfinished returns how many effects orders should have and have not: their
+// stock moved or released, their users notified.
+func (s *System) unfinished() int {
+	orders, _ := s.Orders.Report()
+	return s.Inventory.Report().Held + max(orders-s.Notification.Sent(), 0)
+}
+
+func (s *System) closeSockets() {
+	for _, l := range s.sockets {
+		_ = l.Close() // most are closed already
+	}
+}
+
+// Ready is closed when the gateway takes orders. The broker need not be there
+// yet: events wait in the Order service.
 func (s *System) Ready() <-chan struct{} { return s.ready }
 
 // URL returns the address of the gateway.
@@ -230,6 +296,14 @@ func openBroker(cfg Config) (messaging.Broker, error) {
 	return nil, errors.New("unknown broker: want memory, amqp://USER:SECRET@HOST:PORT/ or amqps://…")
 }
 
+func newGuard(m idempotency.MemoryConfig, c idempotency.Config) (*idempotency.Guard, error) {
+	store, err := idempotency.NewMemory(m)
+	if err != nil {
+		return nil, err
+	}
+	return idempotency.New(store, c)
+}
+
 // clients call the services. Each dependency has one breaker, whoever calls.
 type clients struct{ users, inventory *http.Client }
 
@@ -246,7 +320,7 @@ func newClients(cfg Config, tracer *tracing.Tracer) (clients, error) {
 			return nil, err
 		}
 		p := retry.Policy{Name: dependency, MaxAttempts: 3, AttemptTimeout: 2 * time.Second}
-		return &http.Client{Transport: p.Transport(b.Transport(tracer.Transport(pool))), Timeout: 8 * time.Second}, nil
+		return &http.Client{Transport: p.Transport(b.Transport(tracer.Transport(pool)))}, nil
 	}
 	users, err := client("user")
 	if err != nil {
@@ -259,11 +333,13 @@ func newClients(cfg Config, tracer *tracing.Tracer) (clients, error) {
 	return clients{users, inventory}, nil
 }
 
-// only acknowledges messages of other sources without handling them.
-func only(source string) messaging.Middleware {
+// only acknowledges messages of other sources without handling them, and says so:
+// they are left over from an earlier run, or another flow uses the same broker.
+func only(source string, log *slog.Logger) messaging.Middleware {
 	return func(next messaging.Handler) messaging.Handler {
 		return func(ctx context.Context, d *messaging.Delivery) error {
 			if d.Source != source {
+				log.LogAttrs(ctx, slog.LevelWarn, "event of another run dropped", slog.String("group", d.Group), slog.String("id", d.ID))
 				return nil
 			}
 			return next(ctx, d)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -132,6 +133,70 @@ func TestASecondSendOfTheSameKeyGetsTheFirstAnswerAndNoSecondEffect(t *testing.T
 		t.Errorf("%d orders stand, want 1", orders)
 	}
 	eventually(t, "stock moves and the user is notified", func() bool { return moves(sys) == 1 && mails(sys) == 1 })
+}
+
+func TestAKeyThatIsUsedForAnotherOrderIsRefused(t *testing.T) {
+	sys := start(t, system.Config{})
+	send(t, "POST", sys.URL()+"/v1/orders", "k", `{"userId":123,"items":["item1"]}`)
+	a := send(t, "POST", sys.URL()+"/v1/orders", "k", `{"userId":123,"items":["item2"]}`)
+	if orders, _ := sys.Orders.Report(); a.status != http.StatusUnprocessableEntity || orders != 1 {
+		t.Errorf("the second order = %d %s with %d orders standing, want 422 and 1", a.status, a.body, orders)
+	}
+}
+
+func TestOrdersThatWereAcceptedHaveTheirEffectsBeforeRunEnds(t *testing.T) {
+	sys, err := system.New(system.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- sys.Run(ctx) }()
+	<-sys.Ready()
+	var clients sync.WaitGroup
+	for i := range 50 {
+		clients.Go(func() {
+			send(t, "POST", sys.URL()+"/v1/orders", fmt.Sprint("k", i), `{"userId":123,"items":["item1"]}`)
+		})
+	}
+	clients.Wait()
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("Run() = %v, want nil", err)
+	}
+	if orders, waiting := sys.Orders.Report(); orders != 50 || waiting != 0 || moves(sys) != 50 || mails(sys) != 50 {
+		t.Errorf("%d orders, %d events waiting, %d moves, %d mails; want 50, 0, 50, 50", orders, waiting, moves(sys), mails(sys))
+	}
+}
+
+func TestOrdersAreAcceptedWhileTheBrokerIsAwayAndRunSaysWhatIsLost(t *testing.T) {
+	t.Parallel() // it takes as long as the relay's patience
+	sys, err := system.New(system.Config{Broker: "amqp://guest:guest@127.0.0.1:1/", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- sys.Run(ctx) }()
+	<-sys.Ready()
+	a := send(t, "POST", sys.URL()+"/v1/orders", "k", `{"userId":123,"items":["item1"]}`)
+	if _, waiting := sys.Orders.Report(); a.status != http.StatusCreated || waiting != 1 {
+		t.Errorf("POST /v1/orders = %d %s with %d events waiting, want 201 and 1", a.status, a.body, waiting)
+	}
+	stop()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "1 events of orders could not be published") {
+		t.Errorf("Run() = %v, want an error about the event that is lost", err)
+	}
+	// The address is free again.
+	again, err := system.New(system.Config{Addr: strings.TrimPrefix(sys.URL(), "http://")})
+	if err != nil {
+		t.Fatalf("New() at the same address = %v, want nil", err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := again.Run(ended); err != nil {
+		t.Errorf("Run() of an ended context = %v, want nil", err)
+	}
 }
 
 func TestBadInputGetsAClear4xxAndChangesNothing(t *testing.T) {

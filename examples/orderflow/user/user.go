@@ -4,7 +4,6 @@ package user
 import (
 	"fmt"
 	"net/http"
-	"strconv"
 
 	"github.com/parley-go/parley/examples/orderflow/httpjson"
 )
@@ -35,8 +34,8 @@ func New(n int) *Service {
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /users/{userId}", func(w http.ResponseWriter, r *http.Request) {
-		id, err := strconv.ParseInt(r.PathValue("userId"), 10, 64)
-		if u, ok := s.users[id]; ok && err == nil {
+		id, valid := httpjson.ID(r.PathValue("userId"))
+		if u, ok := s.users[id]; ok && valid {
 			httpjson.Write(w, http.StatusOK, u)
 			return
 		}

@@ -2,6 +2,7 @@
 package need
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ func Address(t testing.TB, s services.Service) string {
 	if at == "" {
 		Missing(t, s, s.Variable+" is not set: run the tests through make test, which starts "+s.Name)
 	}
+	note(t, s, "ran")
 	return at
 }
 
@@ -30,5 +32,24 @@ func Missing(t testing.TB, s services.Service, reason string) {
 			t.Fatalf("PARLEY_REQUIRE asks for %s: %s", s.Name, reason)
 		}
 	}
+	note(t, s, "skipped")
 	t.Skip(reason)
+}
+
+// note adds a line to the file of which the command run makes its summary, since
+// go test says nothing of tests that pass or are skipped.
+func note(t testing.TB, s services.Service, what string) {
+	file := os.Getenv(services.UseVariable)
+	if file == "" {
+		return
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	// One write of one short line, so that several processes may append at once.
+	if _, err := fmt.Fprintf(f, "%s %s %s\n", s.Name, what, t.Name()); err != nil {
+		t.Fatal(err)
+	}
 }

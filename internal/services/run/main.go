@@ -45,12 +45,18 @@ func run(args []string) int {
 	defer stop()
 	code := 0
 	c := services.Config{Compose: composeFile(), Out: os.Stderr}
-	err := services.Run(ctx, c, func(ctx context.Context, env []string) (err error) {
+	err := services.Run(ctx, c, func(ctx context.Context, env []string) error {
 		if len(args) == 0 {
 			keep(ctx, env)
 			return nil
 		}
-		code, err = command(ctx, args, env)
+		use, err := newUse()
+		if err != nil {
+			return err
+		}
+		defer use.remove()
+		code, err = command(ctx, args, append(env, services.UseVariable+"="+use.file))
+		use.print(os.Stderr)
 		return err
 	})
 	if err != nil {

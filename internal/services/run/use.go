@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// A use is the file in which tests note the services that they use.
+type use struct{ file string }
+
+func newUse() (use, error) {
+	f, err := os.CreateTemp("", "parley-use-")
+	if err != nil {
+		return use{}, err
+	}
+	return use{f.Name()}, f.Close()
+}
+
+func (u use) remove() { _ = os.Remove(u.file) }
+
+// print says which tests ran against which service, and which were skipped.
+func (u use) print(w io.Writer) {
+	text, err := os.ReadFile(u.file)
+	if err != nil {
+		fmt.Fprintln(w, err)
+		return
+	}
+	tests := make(map[string][]string)
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 {
+			tests[f[0]+": "+f[1]] = append(tests[f[0]+": "+f[1]], f[2])
+		}
+	}
+	var lines []string
+	for what, names := range tests {
+		slices.Sort(names)
+		names = slices.Compact(names)
+		lines = append(lines, fmt.Sprintf("tests that need %s %d: %s", what, len(names), strings.Join(names, " ")))
+	}
+	slices.Sort(lines)
+	for _, line := range lines {
+		fmt.Fprintln(w, line)
+	}
+}
