@@ -139,6 +139,11 @@ func or[T int | float64 | time.Duration](v, fallback T) T {
 func backoffFaults(b Backoff) []string {
 	var faults []string
 	switch b := b.(type) {
+	case *Exponential:
+		if b == nil {
+			return []string{"Backoff: *Exponential is nil"}
+		}
+		return backoffFaults(*b)
 	case Constant:
 		faults = negative(faults, "Backoff: Constant", time.Duration(b))
 	case Exponential:

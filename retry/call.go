@@ -12,9 +12,10 @@ import (
 const maxRecent = 8
 
 // call is the state of one call under a policy. It lives on the stack of Do or
-// RoundTrip and belongs to one goroutine.
+// RoundTrip and belongs to one goroutine. The policy stands beside it and not in
+// it: a pointer would move the caller's Policy to the heap, a copy costs every
+// call that fails 4 ns.
 type call struct {
-	policy   Policy // a copy: a pointer would move the caller's Policy to the heap
 	budget   *Budget
 	start    time.Time // set where MaxElapsed or OnDone needs it
 	attempts int
@@ -23,14 +24,14 @@ type call struct {
 	reason   Reason
 	first    error
 	last     error
-	recent   []error     // of the last attempts; nil up to the second, which first and last tell
-	timer    *time.Timer // reused by all waits
+	recent   []error          // of the last attempts; nil up to the second, which first and last tell
+	contexts attempt.Contexts // of the attempts
+	timer    *time.Timer      // reused by all waits
 }
 
 // begin checks policy and context. Unless it returns an error, the caller
 // defers end.
-func (c *call) begin(ctx context.Context) error {
-	p := &c.policy
+func (p *Policy) begin(ctx context.Context, c *call) error {
 	if err := p.check(ctx, c.budget); err != nil {
 		return err
 	}
@@ -39,37 +40,29 @@ func (c *call) begin(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		c.reason = ErrCanceled
-		c.end(ctx)
-		return c.err(ctx)
+		p.end(ctx, c)
+		return p.err(ctx, c)
 	}
 	if c.budget != nil {
 		c.budget.called()
 	}
-	// Until an attempt returns, this is what is known about the call: end runs
-	// on every way out, a panic and runtime.Goexit included.
+	// Until the call is decided, this is what is known about it: end runs on
+	// every way out, a panic and runtime.Goexit of a hook included.
 	c.reason = ErrPanicked
 	return nil
 }
 
 // end reports the call. It is deferred, so that it runs on every way out.
-func (c *call) end(ctx context.Context) {
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	if p := &c.policy; p.OnDone != nil {
+func (p *Policy) end(ctx context.Context, c *call) {
+	if p.OnDone != nil {
 		p.OnDone(ctx, Result{Name: p.Name, Attempts: c.attempts, Elapsed: time.Since(c.start), Reason: c.reason, Err: c.last})
 	}
 }
 
-// next counts an attempt and returns the context to make it with: the caller's
-// own for the first, which therefore costs nothing, one that carries the number
-// for all others.
+// next counts an attempt and returns the context to make it with.
 func (c *call) next(ctx context.Context) context.Context {
 	c.attempts++
-	if c.attempts == 1 {
-		return ctx
-	}
-	return attempt.NewContext(ctx, c.attempts)
+	return c.contexts.Next(ctx, c.attempts)
 }
 
 // succeeded notes that the attempt needs no other.
@@ -80,9 +73,8 @@ func (c *call) succeeded() {
 	}
 }
 
-// failed notes the error of an attempt, and that the call ends with it unless
-// something else is decided.
-func (c *call) failed(err error, reason Reason) {
+// failed notes the error of an attempt.
+func (c *call) failed(err error) {
 	switch {
 	case c.attempts == 1:
 		c.first = err
@@ -95,54 +87,49 @@ func (c *call) failed(err error, reason Reason) {
 	default:
 		c.recent = append(c.recent, err)
 	}
-	c.last, c.reason = err, reason
+	c.last = err
 }
 
 // again decides about the error of an attempt: whether there is to be another,
 // and after what wait.
-func (c *call) again(ctx context.Context, err error) (time.Duration, bool) {
-	c.failed(err, ErrPanicked) // see begin: the policy's own functions may panic too
-	d, reason := c.decide(ctx, err)
-	if reason != "" {
-		c.reason = reason
-		return 0, false
-	}
-	return d, true
-}
-
-// decide returns the wait before the next attempt, or why there is none.
-func (c *call) decide(ctx context.Context, err error) (time.Duration, Reason) {
-	p := &c.policy
+func (p *Policy) again(ctx context.Context, c *call, err error) (time.Duration, bool) {
+	c.failed(err)
 	if ctx.Err() != nil {
-		return 0, ErrCanceled
+		return c.stop(ErrCanceled)
 	}
 	if c.attempts == 1 && !p.AllowNested && attempt.From(ctx) > 1 {
-		return 0, ErrNested
+		return c.stop(ErrNested)
 	}
 	f := factsOf(err)
 	if f.final(p.RetryRejected) || p.Retryable != nil && !p.Retryable(err) {
-		return 0, ErrNotRetryable
+		return c.stop(ErrNotRetryable)
 	}
 	if c.budget != nil {
 		c.budget.failed()
 	}
 	if !p.Forever && c.attempts >= p.maxAttempts() {
-		return 0, ErrExhausted
+		return c.stop(ErrExhausted)
 	}
 	c.delay = p.backoff(c.attempts, c.delay)
 	if f.after > p.maxRetryAfter() {
-		return 0, ErrRetryAfter
+		return c.stop(ErrRetryAfter)
 	}
 	d := max(c.delay, f.after)
 	// Compared by what is left, never by adding to d: a sum could overflow.
 	if p.MaxElapsed > 0 && d >= p.MaxElapsed-time.Since(c.start) || pastDeadline(ctx, d) {
-		return 0, ErrDeadline
+		return c.stop(ErrDeadline)
 	}
 	// The budget comes last, so that no retry is taken out that is not made.
 	if c.budget != nil && !c.budget.take() {
-		return 0, ErrBudget
+		return c.stop(ErrBudget)
 	}
-	return d, ""
+	return d, true
+}
+
+// stop notes why there is no other attempt.
+func (c *call) stop(reason Reason) (time.Duration, bool) {
+	c.reason = reason
+	return 0, false
 }
 
 // pastDeadline reports whether a wait of d would end at the context's deadline
@@ -153,8 +140,8 @@ func pastDeadline(ctx context.Context, d time.Duration) bool {
 }
 
 // announce tells the hook about the attempt that failed.
-func (c *call) announce(ctx context.Context, d time.Duration) {
-	if p := &c.policy; p.OnRetry != nil {
+func (p *Policy) announce(ctx context.Context, c *call, d time.Duration) {
+	if p.OnRetry != nil {
 		p.OnRetry(ctx, Attempt{Name: p.Name, Number: c.attempts, Delay: d, Err: c.last})
 	}
 }
@@ -172,6 +159,7 @@ func (c *call) wait(ctx context.Context, d time.Duration) bool {
 		case <-c.timer.C:
 			c.waited += d
 		case <-ctx.Done():
+			c.timer.Stop()
 		}
 	}
 	if ctx.Err() != nil {
@@ -181,14 +169,24 @@ func (c *call) wait(ctx context.Context, d time.Duration) bool {
 	return true
 }
 
+// late reports whether an attempt that starts in d starts after MaxElapsed, as it
+// may when a hook or the draining of a response took long.
+func (p *Policy) late(c *call, d time.Duration) bool {
+	if p.MaxElapsed == 0 || d < p.MaxElapsed-time.Since(c.start) {
+		return false
+	}
+	c.reason = ErrDeadline
+	return true
+}
+
 // err is what the caller gets: the operation's own error where the policy had
 // no part in the failure, an *Error otherwise.
-func (c *call) err(ctx context.Context) error {
+func (p *Policy) err(ctx context.Context, c *call) error {
 	if c.reason == ErrNotRetryable || c.reason == ErrNested {
 		return c.last
 	}
 	e := &Error{
-		Name: c.policy.Name, Attempts: c.attempts, Waited: c.waited, Reason: c.reason,
+		Name: p.Name, Attempts: c.attempts, Waited: c.waited, Reason: c.reason,
 		First: c.first, Last: c.last, Recent: c.recent,
 	}
 	switch c.attempts {

@@ -20,7 +20,10 @@ import (
 // Op must be safe to repeat. A panic of op goes through Do with its stack. Do is
 // safe for concurrent use.
 func (p Policy) Do(ctx context.Context, op func(context.Context) error) error {
-	if !p.bare() || ctx.Err() != nil {
+	if op == nil {
+		return p.fault([]string{"the operation is nil"})
+	}
+	if !p.bare() || !p.sound() || ctx.Err() != nil {
 		return p.do(ctx, op)
 	}
 	// Nothing watches the first attempt of a bare policy: no clock, no budget,
@@ -30,54 +33,52 @@ func (p Policy) Do(ctx context.Context, op func(context.Context) error) error {
 	if err == nil {
 		return nil
 	}
-	return p.resume(ctx, op, err)
+	return p.run(ctx, &call{attempts: 1}, op, err)
 }
 
 func (p *Policy) bare() bool {
 	return !p.Forever && p.MaxElapsed == 0 && p.AttemptTimeout == 0 &&
-		p.Budget == nil && p.OnDone == nil && p.sound()
+		p.Budget == nil && p.OnDone == nil
 }
 
 func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
-	c := call{policy: *p, budget: p.Budget}
-	if err := c.begin(ctx); err != nil {
+	c := call{budget: p.Budget}
+	if err := p.begin(ctx, &c); err != nil {
 		return err
 	}
-	defer c.end(ctx)
-	return c.run(ctx, op, c.try(ctx, op))
-}
-
-// resume goes on after the first attempt of a bare policy.
-func (p *Policy) resume(ctx context.Context, op func(context.Context) error, err error) error {
-	c := call{policy: *p, attempts: 1}
-	defer c.end(ctx)
-	return c.run(ctx, op, err)
+	defer p.end(ctx, &c)
+	return p.run(ctx, &c, op, p.try(ctx, &c, op))
 }
 
 // run is the loop: err is what the attempt before it returned.
-func (c *call) run(ctx context.Context, op func(context.Context) error, err error) error {
+func (p *Policy) run(ctx context.Context, c *call, op func(context.Context) error, err error) error {
 	for err != nil {
-		d, again := c.again(ctx, err)
+		d, again := p.again(ctx, c, err)
 		if !again {
-			return c.err(ctx)
+			return p.err(ctx, c)
 		}
-		c.announce(ctx, d)
-		if !c.wait(ctx, d) {
-			return c.err(ctx)
+		p.announce(ctx, c, d)
+		if !c.wait(ctx, d) || p.late(c, 0) {
+			return p.err(ctx, c)
 		}
-		err = c.try(ctx, op)
+		err = p.try(ctx, c, op)
 	}
 	c.succeeded()
 	return nil
 }
 
 // try makes one attempt.
-func (c *call) try(ctx context.Context, op func(context.Context) error) error {
+func (p *Policy) try(ctx context.Context, c *call, op func(context.Context) error) error {
 	ctx = c.next(ctx)
-	if c.policy.AttemptTimeout == 0 {
+	if p.AttemptTimeout == 0 {
 		return op(ctx)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, c.policy.AttemptTimeout, ErrAttemptTimeout)
+	return p.bounded(ctx, op)
+}
+
+// bounded makes an attempt within AttemptTimeout.
+func (p *Policy) bounded(ctx context.Context, op func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.AttemptTimeout, ErrAttemptTimeout)
 	defer cancel()
 	return markTimeout(ctx, op(ctx))
 }
@@ -87,6 +88,9 @@ func (c *call) try(ctx context.Context, op func(context.Context) error) error {
 // last attempt, or the zero value where none was made.
 func Value[T any](ctx context.Context, p Policy, op func(context.Context) (T, error)) (T, error) {
 	var v T
+	if op == nil {
+		return v, p.Do(ctx, nil)
+	}
 	err := p.Do(ctx, func(ctx context.Context) error {
 		var err error
 		v, err = op(ctx)

@@ -17,7 +17,7 @@ type Hedging struct {
 	Name string
 
 	// MaxAttempts bounds the attempts of one call, the first included.
-	// Default 2. Negative is a fault.
+	// Default 2, at most 100. Negative is a fault.
 	MaxAttempts int
 
 	// Delay is the wait before each further attempt. Set it near the 95th
@@ -43,6 +43,7 @@ type Hedging struct {
 
 const (
 	defaultHedges     = 2
+	maxHedges         = 100
 	defaultHedgeDelay = 100 * time.Millisecond
 )
 
@@ -52,6 +53,9 @@ func (h Hedging) Validate() error {
 	var faults []string
 	if h.MaxAttempts < 0 {
 		faults = append(faults, fmt.Sprintf("MaxAttempts %d is negative", h.MaxAttempts))
+	}
+	if h.MaxAttempts > maxHedges {
+		faults = append(faults, fmt.Sprintf("MaxAttempts %d is more than %d", h.MaxAttempts, maxHedges))
 	}
 	if faults = negative(faults, "Delay", h.Delay); len(faults) > 0 {
 		return &Error{Name: h.Name, Reason: ErrPolicy, Last: errors.New(strings.Join(faults, "; "))}

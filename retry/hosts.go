@@ -3,6 +3,7 @@ package retry
 import (
 	"maps"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -32,14 +33,31 @@ func (h *hostBudgets) of(u *url.URL) *Budget {
 	if u == nil {
 		return nil
 	}
+	host := u.Host
 	known := *h.known.Load()
-	if b := known[u.Host]; b != nil {
+	if b := known[host]; b != nil {
+		return b
+	}
+	// One host has one budget, however it is spelt. Only the usual spelling is
+	// ever added, so that others find it here.
+	host = usual(u)
+	if b := known[host]; b != nil {
 		return b
 	}
 	if len(known) >= maxHosts {
 		return h.rest
 	}
-	return h.add(u.Host)
+	return h.add(host)
+}
+
+// usual returns the host of u in lower case, without a final dot and without a
+// port that its scheme implies.
+func usual(u *url.URL) string {
+	host, port := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
+	if port == "" || u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" {
+		return host
+	}
+	return host + ":" + port
 }
 
 func (h *hostBudgets) add(host string) *Budget {

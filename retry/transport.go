@@ -72,6 +72,9 @@ func (e *StatusError) RetryAfter() time.Duration {
 	return d
 }
 
+// errNoResponse is the failure of a RoundTripper that breaks its contract.
+var errNoResponse = errors.New("retry: the RoundTripper below returned neither a response nor an error") //nolint:gochecknoglobals // never changed
+
 type transport struct {
 	policy Policy
 	next   http.RoundTripper
@@ -81,20 +84,23 @@ type transport struct {
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	c := call{policy: t.policy, budget: t.policy.Budget}
+	p := &t.policy
+	c := call{budget: p.Budget}
 	if t.hosts != nil {
 		c.budget = t.hosts.of(req.URL)
 	}
-	if err := c.begin(ctx); err != nil {
+	if err := p.begin(ctx, &c); err != nil {
 		closeBody(req.Body)
 		return nil, err
 	}
 	var resp *http.Response
+	var body io.ReadCloser // of the next attempt, until it is sent
 	defer func() {
 		if resp != nil && c.reason == ErrPanicked { // in a hook: nobody else will close it
 			closeBody(resp.Body)
 		}
-		c.end(ctx)
+		closeBody(body)
+		p.end(ctx, &c)
 	}()
 	send := req // the first attempt sends the request itself, and next closes its body
 	c.next(ctx)
@@ -107,38 +113,41 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		if !t.repeatable(req, err) {
-			c.failed(failure, ErrNotRetryable)
-			return c.give(ctx, resp)
+			c.failed(failure)
+			c.reason = ErrNotRetryable
+			return p.give(ctx, &c, resp)
 		}
-		d, again := c.again(ctx, failure)
+		// Before anything is decided or announced, let alone the response let go
+		// of: without a body there is no other attempt.
+		if body, err = replay(req); err != nil {
+			c.failed(fmt.Errorf("%w; request body cannot be replayed: %w", failure, err))
+			c.reason = ErrNotRetryable
+			return p.give(ctx, &c, resp)
+		}
+		d, again := p.again(ctx, &c, failure)
 		if !again {
-			return c.give(ctx, resp)
+			return p.give(ctx, &c, resp)
 		}
-		c.announce(ctx, d)
-		// Before the response is let go of: without a body for the next attempt
-		// it is the one to return.
-		body, err := replay(req)
-		if err != nil {
-			c.failed(fmt.Errorf("%w; request body cannot be replayed: %w", failure, err), ErrNotRetryable)
-			return c.give(ctx, resp)
+		p.announce(ctx, &c, d)
+		if p.late(&c, d) { // the hook took its time
+			return p.give(ctx, &c, resp)
 		}
 		discard(resp)
 		resp = nil
-		if !c.wait(ctx, d) {
-			closeBody(body)
-			return nil, c.err(ctx)
+		if !c.wait(ctx, d) || p.late(&c, 0) {
+			return nil, p.err(ctx, &c)
 		}
 		send = req.WithContext(c.next(ctx)) // a copy; headers stay shared, nobody below may change them
-		send.Body = body
+		send.Body, body = body, nil
 	}
 }
 
 // give ends a call with a response, where the last attempt brought one.
-func (c *call) give(ctx context.Context, resp *http.Response) (*http.Response, error) {
+func (p *Policy) give(ctx context.Context, c *call, resp *http.Response) (*http.Response, error) {
 	if resp != nil {
 		return resp, nil
 	}
-	return nil, c.err(ctx)
+	return nil, p.err(ctx, c)
 }
 
 // CloseIdleConnections lets [http.Client.CloseIdleConnections] reach the
@@ -176,8 +185,11 @@ func (t *transport) send(req *http.Request) (*http.Response, error) {
 // failure returns what may be retried of an attempt's outcome as an error, nil
 // where there is nothing.
 func (t *transport) failure(resp *http.Response, err error) error {
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case resp == nil:
+		return errNoResponse
 	}
 	switch code := resp.StatusCode; code {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

@@ -25,7 +25,7 @@ func (u use) remove() { _ = os.Remove(u.file) }
 func (u use) print(w io.Writer) {
 	text, err := os.ReadFile(u.file)
 	if err != nil {
-		fmt.Fprintln(w, err)
+		_, _ = fmt.Fprintln(w, err)
 		return
 	}
 	tests := make(map[string][]string)
@@ -42,6 +42,6 @@ func (u use) print(w io.Writer) {
 	}
 	slices.Sort(lines)
 	for _, line := range lines {
-		fmt.Fprintln(w, line)
+		_, _ = fmt.Fprintln(w, line)
 	}
 }
