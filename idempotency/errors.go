@@ -34,7 +34,8 @@ const (
 	// ErrFenced is what a Store returns to a call that has no claim any more:
 	// its lease ended and another call took over, it was released, or the record
 	// has expired. It is also the cause with which the context of the work ends
-	// when the heartbeat learns of it.
+	// when the heartbeat learns of it, or has reached the Store for the last time
+	// as long ago as the lease lasts, so that another call may have taken over.
 	ErrFenced Reason = "fenced"
 
 	// ErrFull means that a Memory holds as many live records as it may. It

@@ -123,10 +123,11 @@ func ExampleInbox() {
 		fmt.Println("send an e-mail for", d.ID)
 		return nil
 	}
-	handle = idempotency.Inbox(guard, "notification", func(d *messaging.Delivery) string { return d.ID }, handle)
+	const topic, group = "orders", "notification"
+	handle = idempotency.Inbox(guard, topic+"/"+group, (*messaging.Delivery).InboxID, handle)
 
 	for _, id := range []string{"order-1", "order-2", "order-1"} { // the last one is a redelivery
-		if err := handle(context.Background(), &messaging.Delivery{Message: messaging.Message{ID: id}}); err != nil {
+		if err := handle(context.Background(), &messaging.Delivery{Message: messaging.Message{ID: id, Source: "/shop"}}); err != nil {
 			fmt.Println(err)
 		}
 	}
@@ -210,7 +211,7 @@ func ExampleConfig_onOutcome() {
 	if err != nil {
 		panic(err)
 	}
-	handle := idempotency.Inbox(guard, "billing", func(id string) string { return id }, func(context.Context, string) error { return nil })
+	handle := idempotency.Inbox(guard, "orders/billing", func(id string) string { return id }, func(context.Context, string) error { return nil })
 	_ = handle(context.Background(), "order-1")
 	_ = handle(context.Background(), "order-1")
 	// Output:

@@ -42,6 +42,47 @@ func TestAHandlerThatPanicsReleasesTheKeyAndThePanicGoesOn(t *testing.T) {
 	}
 }
 
+func TestAHandlerThatPanicsAfterTheClientHasSeenItsSuccessIsNotRunAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		handle http.HandlerFunc
+		kept   bool
+	}{
+		"flushed": {func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+		}, true},
+		"above MaxStored":   {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "0123456789") }, true},
+		"a flushed failure": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); w.(http.Flusher).Flush() }, false},
+		"held back":         {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "half") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, nil, idempotency.HTTP{MaxStored: 5, DocsURL: docsURL}, func(w http.ResponseWriter, r *http.Request) {
+				c.handle(w, r)
+				panic(http.ErrAbortHandler)
+			})
+			send := func() (w *httptest.ResponseRecorder, panicked any) {
+				w = httptest.NewRecorder()
+				defer func() { panicked = recover() }()
+				s.ServeHTTP(w, request{key: "k"}.build(t))
+				return w, nil
+			}
+			if _, p := send(); p != any(http.ErrAbortHandler) {
+				t.Errorf("recovered %v, want the panic to go on", p)
+			}
+			if got, want := s.events.last().Ending == idempotency.EndExecuted, c.kept; got != want {
+				t.Errorf("event = %+v, want executed %t", s.events.last(), want)
+			}
+			again, _ := send()
+			if c.kept {
+				wantAnswer(t, "the repeated request", again, http.StatusConflict, "response-not-stored", false)
+				s.wantRuns(t, 1)
+			} else {
+				s.wantRuns(t, 2)
+			}
+		})
+	}
+}
+
 func TestAResponseIsRecordedWholeEvenIfTheClientHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		large := strings.Repeat("0123456789", 50_000) // more than buffers hold
@@ -75,8 +116,7 @@ func TestAResponseIsRecordedWholeEvenIfTheClientHasLeft(t *testing.T) {
 
 func TestAHandlerThatGivesUpBecauseTheClientHasLeftIsNotASuccess(t *testing.T) {
 	for name, handle := range map[string]http.HandlerFunc{
-		"and writes nothing": func(http.ResponseWriter, *http.Request) {},
-		"and answers 503":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
+		"and answers 503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
 		"and answers by aborted": func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "canceled", http.StatusInternalServerError)
 		},
@@ -105,12 +145,21 @@ func TestAHandlerThatGivesUpBecauseTheClientHasLeftIsNotASuccess(t *testing.T) {
 	}
 }
 
-func TestAHandlerThatWritesNothingWhileTheClientWaitsAnswers200(t *testing.T) {
-	s := newService(t, nil, idempotency.HTTP{}, func(http.ResponseWriter, *http.Request) {})
-	for i := range 2 {
-		wantAnswer(t, "an empty answer", s.send(t, request{key: "k"}), http.StatusOK, "", i > 0)
+func TestAHandlerThatReturnsWithoutWritingAnswers200EvenIfTheClientHasLeft(t *testing.T) {
+	for name, leaves := range map[string]bool{"the client waits": false, "the client has left": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			s := newService(t, nil, idempotency.HTTP{}, func(http.ResponseWriter, *http.Request) {
+				if leaves {
+					cancel()
+				}
+			})
+			wantAnswer(t, "the first", s.send(t, request{key: "k", ctx: ctx}), http.StatusOK, "", false)
+			wantAnswer(t, "the repeated request", s.send(t, request{key: "k"}), http.StatusOK, "", true)
+			s.wantRuns(t, 1)
+		})
 	}
-	s.wantRuns(t, 1)
 }
 
 func TestWithoutTheStoreRequestsAreAnswered503UnlessFailOpen(t *testing.T) {

@@ -53,6 +53,26 @@ func first(values []string) string {
 // errBodyTooLarge is the reason for which readBody refuses a body.
 var errBodyTooLarge = errors.New("idempotency: the request body is too large")
 
+// errBodyGone says that somebody has read the body, of which nothing is left.
+var errBodyGone = errors.New("idempotency: the request body was read before the middleware")
+
+// parsedBody returns what stands for a body that readBody has not found: the
+// form, if that is what somebody outside has made of it. A body that is gone must
+// not pass for an empty one, or every payload would look like the first. The
+// parts of a multipart form may be files, which are not read for this, and what
+// readBody finds of its body may be only the end.
+func parsedBody(r *http.Request) ([]byte, error) {
+	switch {
+	case r.MultipartForm != nil:
+		return nil, errBodyGone
+	case len(r.PostForm) > 0:
+		return []byte(r.PostForm.Encode()), nil
+	case r.ContentLength > 0:
+		return nil, errBodyGone
+	}
+	return nil, nil
+}
+
 // readBody reads the whole body, which must be known before the store is asked.
 // It reads no more than limit and trusts Content-Length only for small bodies,
 // so that a client pays for memory in bytes that it sends.

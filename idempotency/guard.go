@@ -8,9 +8,13 @@ import (
 )
 
 // Guard makes work that has a key happen once: an HTTP request by
-// [Guard.Middleware], a function by [Value], a message by [Inbox]. One Guard
-// serves any number of each; their keys never meet. It is safe for concurrent
-// use.
+// [Guard.Middleware], a function by [Value], a message by [Inbox]. It is safe
+// for concurrent use.
+//
+// One Guard serves any number of each, and a Store any number of Guards. The keys
+// of requests, functions and messages never meet. Two middlewares share the keys
+// of each scope that both return, two functions those of a Key's Scope, and two
+// inboxes those of a consumer: where that is not meant, the names must differ.
 type Guard struct {
 	store  Store
 	config Config
@@ -39,7 +43,7 @@ type Config struct {
 
 	// DisableHeartbeat stops the lease from being extended every third of its
 	// length while the work runs: work that takes longer than Lease may then be
-	// taken over while it runs. Default: it is extended.
+	// taken over while it runs, and is not told. Default: it is extended.
 	DisableHeartbeat bool
 
 	// OnOutcome, if set, is called at the end of each call that had a key or
@@ -61,6 +65,10 @@ func New(store Store, config Config) (*Guard, error) {
 	if store == nil {
 		f.add("the store is nil")
 	}
+	memory, instant := store.(*Memory)
+	if instant && memory == nil {
+		f.add("the store is a nil *Memory: look at the error of NewMemory")
+	}
 	f.negative("Lease", config.Lease)
 	f.negative("TTL", config.TTL)
 	f.negative("StoreTimeout", config.StoreTimeout)
@@ -79,17 +87,16 @@ func New(store Store, config Config) (*Guard, error) {
 	if err := f.err("config"); err != nil {
 		return nil, err
 	}
-	_, instant := store.(*Memory)
 	return &Guard{store: store, config: config, instant: instant}, nil
 }
 
 // run is what HTTP requests, functions and messages have in common: it does the
 // work if the claim is acquired, waits for up to wait if another call is doing
 // it, and returns what was recorded if it has been done. An error of the work
-// releases the claim; so does a panic, which goes on. The context of the work
-// ends with the call.
+// releases the claim; so does a panic, unless the work has set happened, and goes
+// on. The context of the work ends with the call.
 func (g *Guard) run(ctx context.Context, kind string, c Claim, wait time.Duration,
-	work func(context.Context) (Result, error),
+	work func(context.Context, *hold) (Result, error),
 ) (r Result, replayed bool, err error) {
 	e := Event{Kind: kind, Ending: EndFailed} // as a panic leaves it
 	if g.config.OnOutcome != nil {
@@ -100,12 +107,12 @@ func (g *Guard) run(ctx context.Context, kind string, c Claim, wait time.Duratio
 		}()
 	}
 	c.Lease, c.TTL = g.config.Lease, g.config.TTL
-	out, err := g.acquire(ctx, c, wait)
+	out, asked, err := g.acquire(ctx, c, wait)
 	if err == nil {
 		switch out.Status {
 		case Acquired:
 			e.Attempt, e.TakenOver = out.Attempt, out.TakenOver
-			r, err = g.execute(ctx, c.ID, out, &e, work)
+			r, err = g.execute(ctx, c.ID, out, asked, &e, work)
 			return r, false, err
 		case Completed:
 			e.Ending = EndReplayed
@@ -143,43 +150,38 @@ func (g *Guard) invalid(ctx context.Context, kind string, err error) {
 // execute does the work under the claim in out and settles the claim. The
 // result is that of the work also where it could not be recorded: the work is
 // done, and an error would have it repeated.
-func (g *Guard) execute(ctx context.Context, id ID, out Outcome, e *Event,
-	work func(context.Context) (Result, error),
+func (g *Guard) execute(ctx context.Context, id ID, out Outcome, asked time.Time, e *Event,
+	work func(context.Context, *hold) (Result, error),
 ) (Result, error) {
-	h, workCtx := g.hold(ctx, e.Kind, id, out)
+	h, workCtx := g.hold(ctx, id, out, asked)
 	returned := false
 	defer func() {
-		if !returned { // the work panicked or called runtime.Goexit
+		switch { // where the work panicked or called runtime.Goexit
+		case returned:
+		case h.happened:
+			h.complete(ctx, Result{NotStored: true}, e)
+		default:
 			h.release(ctx)
 		}
 	}()
-	r, err := work(workCtx)
+	r, err := work(workCtx, h)
 	returned = true
 	if err != nil {
 		e.Err = err
 		h.release(ctx)
 		return r, err
 	}
-	switch e.Err = h.complete(ctx, r); {
-	case e.Err == nil:
-		e.Ending = EndExecuted
-	case isFenced(e.Err):
-		e.Ending = EndFenced
-	default:
-		e.Ending = EndUnrecorded
-	}
+	h.complete(ctx, r, e)
 	return r, nil
 }
 
 // acquire asks the store, again and again while another call is running and
-// wait lasts.
-func (g *Guard) acquire(ctx context.Context, c Claim, wait time.Duration) (Outcome, error) {
-	out, err := g.ask(ctx, c)
-	if wait <= 0 || err != nil || out.Status != Busy {
-		return out, err
-	}
-	const first, longest = 5 * time.Millisecond, 250 * time.Millisecond
+// wait lasts. asked is when it did so last.
+func (g *Guard) acquire(ctx context.Context, c Claim, wait time.Duration) (out Outcome, asked time.Time, err error) {
 	start := time.Now()
+	asked = start
+	out, err = g.ask(ctx, c)
+	const first, longest = 5 * time.Millisecond, 250 * time.Millisecond
 	for pause := first; err == nil && out.Status == Busy; pause = min(2*pause, longest) {
 		left := wait - time.Since(start)
 		if left <= 0 {
@@ -190,11 +192,12 @@ func (g *Guard) acquire(ctx context.Context, c Claim, wait time.Duration) (Outco
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return Outcome{}, context.Cause(ctx)
+			return Outcome{}, asked, context.Cause(ctx)
 		}
+		asked = time.Now()
 		out, err = g.ask(ctx, c)
 	}
-	return out, err
+	return out, asked, err
 }
 
 func (g *Guard) ask(ctx context.Context, c Claim) (Outcome, error) {

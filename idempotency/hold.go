@@ -38,31 +38,48 @@ func FromContext(ctx context.Context) (Lease, bool) {
 // which ends within a third of the lease starts no goroutine.
 type hold struct {
 	guard  *Guard
-	kind   string
 	lease  Lease
+	outer  *hold                   // whose work this is part of; nil for none
+	asked  time.Time               // before Acquire: the lease ends no earlier than its length after that
 	cancel context.CancelCauseFunc // ends the context of the work
+
+	// happened is set by the work once a panic must not release the claim any
+	// more, because the effect is there.
+	happened bool
 
 	mu      sync.Mutex
 	beat    *time.Timer        // nil without heartbeat; not reset once stopped
+	lapse   *time.Timer        // guarded by mu; ends the work with the lease; nil before the first heartbeat
 	stopped bool               // guarded by mu
 	hangup  context.CancelFunc // guarded by mu; ends a heartbeat's call of the store
 	beating sync.WaitGroup     // 1 until the timer will not fire again
 }
 
-// hold begins to hold the claim in out and returns the context for its work.
-func (g *Guard) hold(ctx context.Context, kind string, id ID, out Outcome) (*hold, context.Context) {
-	h := &hold{guard: g, kind: kind, lease: Lease{
+// hold begins to hold the claim in out, for which the store was asked at the
+// given time, and returns the context for its work.
+func (g *Guard) hold(ctx context.Context, id ID, out Outcome, asked time.Time) (*hold, context.Context) {
+	h := &hold{guard: g, asked: asked, lease: Lease{
 		ID: id, Token: out.Token, Attempt: out.Attempt, TakenOver: out.TakenOver, TTL: g.config.TTL,
 	}}
+	h.outer, _ = ctx.Value(holdKey{}).(*hold)
 	work, cancel := context.WithCancelCause(context.WithValue(ctx, holdKey{}, h))
 	h.cancel = cancel
 	if !g.config.DisableHeartbeat {
 		h.beating.Add(1)
 		h.mu.Lock() // the timer may fire before the field is set
-		h.beat = time.AfterFunc(h.interval(), func() { h.extend(ctx) })
+		h.beat = time.AfterFunc(h.interval()-time.Since(asked), func() { h.extend(ctx) })
 		h.mu.Unlock()
 	}
 	return h, work
+}
+
+// isHeld reports whether ctx is that of work under the claim with the id.
+func isHeld(ctx context.Context, id ID) bool {
+	h, _ := ctx.Value(holdKey{}).(*hold)
+	for h != nil && h.lease.ID != id {
+		h = h.outer
+	}
+	return h != nil
 }
 
 // interval is the time between heartbeats. It is never 0, which would make a
@@ -71,7 +88,9 @@ func (h *hold) interval() time.Duration { return max(h.guard.config.Lease/3, tim
 
 // extend is one heartbeat. After an error that is not the loss of the claim the
 // next one comes sooner, so that even a store that hangs is asked several times
-// before the lease ends.
+// before the lease ends. When it has ended by the clock of this process the work
+// is told; the heartbeat goes on, since the store revives a lease that nobody
+// took over, and the work may not listen.
 func (h *hold) extend(ctx context.Context) {
 	h.mu.Lock()
 	if h.stopped {
@@ -79,13 +98,18 @@ func (h *hold) extend(ctx context.Context) {
 		h.beating.Done()
 		return
 	}
+	lease := h.guard.config.Lease
+	if h.lapse == nil {
+		h.lapse = time.AfterFunc(lease-time.Since(h.asked), func() { h.cancel(ErrFenced) })
+	}
 	timeout := min(h.guard.config.StoreTimeout, h.interval()/2)
 	ctx, hangup := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	h.hangup = hangup
 	h.mu.Unlock()
 	defer hangup()
 
-	err := h.guard.store.Extend(ctx, h.lease.ID, h.lease.Token, h.guard.config.Lease)
+	asked := time.Now()
+	err := h.guard.store.Extend(ctx, h.lease.ID, h.lease.Token, lease)
 
 	h.mu.Lock()
 	again := !h.stopped && !isFenced(err)
@@ -93,6 +117,8 @@ func (h *hold) extend(ctx context.Context) {
 		next := h.interval()
 		if err != nil {
 			next /= 4
+		} else {
+			h.lapse.Reset(lease - time.Since(asked))
 		}
 		h.beat.Reset(next)
 	}
@@ -112,6 +138,9 @@ func (h *hold) stop() {
 		h.mu.Lock()
 		h.stopped = true
 		pending, hangup := h.beat.Stop(), h.hangup
+		if h.lapse != nil {
+			h.lapse.Stop()
+		}
 		h.mu.Unlock()
 		if hangup != nil {
 			hangup()
@@ -123,12 +152,20 @@ func (h *hold) stop() {
 	h.cancel(nil)
 }
 
-// complete settles the claim even if the caller has left.
-func (h *hold) complete(ctx context.Context, r Result) error {
+// complete settles the claim of work that is done, even if the caller has left,
+// and notes in e what became of it.
+func (h *hold) complete(ctx context.Context, r Result, e *Event) {
 	h.stop()
 	ctx, cancel := h.guard.bounded(context.WithoutCancel(ctx))
 	defer cancel()
-	return h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL)
+	switch e.Err = h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL); {
+	case e.Err == nil:
+		e.Ending = EndExecuted
+	case isFenced(e.Err):
+		e.Ending = EndFenced
+	default:
+		e.Ending = EndUnrecorded
+	}
 }
 
 // release gives the claim up, even if the caller has left. Where that fails the

@@ -89,28 +89,86 @@ func TestTheContextOfOvertakenWorkEndsWithErrFenced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFaulty(t)
 		g, _ := newGuard(t, store, idempotency.Config{Lease: 3 * time.Second})
-		store.set("extend", errStore) // cut off from the store
-		first := make(chan error)
-		go func() {
-			_, _, err := idempotency.Value(t.Context(), g, charge, func(ctx context.Context) (int, error) {
-				<-ctx.Done()
-				return 0, context.Cause(ctx)
+		overtaken := false
+		store.before = func(_ context.Context, method string) {
+			if method == "extend" && !overtaken { // the record is taken away, as by an operator
+				overtaken = true
+				store.set("extend", idempotency.ErrFenced)
+			}
+		}
+		start := time.Now()
+		_, _, err := idempotency.Value(t.Context(), g, charge, func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			return 0, context.Cause(ctx)
+		})
+		if !errors.Is(err, idempotency.ErrFenced) || time.Since(start) != time.Second {
+			t.Errorf("the context of the work ended with %v after %v, want ErrFenced at the first heartbeat, after 1s", err, time.Since(start))
+		}
+	})
+}
+
+func TestTheContextOfWorkThatDoesNotReachTheStoreEndsWithTheLease(t *testing.T) {
+	for name, c := range map[string]struct {
+		reached time.Duration // until when the heartbeat works
+		hangs   bool
+		acquire time.Duration // how long the first step takes
+		want    time.Duration // from the beginning of the call
+	}{
+		"every heartbeat fails":           {want: 3 * time.Second},
+		"every heartbeat hangs":           {hangs: true, want: 3 * time.Second},
+		"the first two heartbeats work":   {reached: 2500 * time.Millisecond, want: 5 * time.Second},
+		"the answer to the claim is late": {acquire: 500 * time.Millisecond, want: 3 * time.Second},
+		"it comes after the lease":        {acquire: 4 * time.Second, want: 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newFaulty(t)
+				g, _ := newGuard(t, store, idempotency.Config{Lease: 3 * time.Second})
+				start := time.Now()
+				store.before = func(ctx context.Context, method string) {
+					switch {
+					case method == "acquire":
+						time.Sleep(c.acquire)
+					case method != "extend" || time.Since(start) < c.reached:
+					case c.hangs:
+						<-ctx.Done()
+						store.set(method, ctx.Err())
+					default:
+						store.set(method, errStore)
+					}
+				}
+				_, _, err := idempotency.Value(t.Context(), g, charge, func(ctx context.Context) (int, error) {
+					select {
+					case <-ctx.Done():
+					case <-time.After(time.Hour):
+					}
+					return 0, context.Cause(ctx)
+				})
+				if took := time.Since(start); !errors.Is(err, idempotency.ErrFenced) || took != c.want {
+					t.Errorf("the context of the work ended with %v after %v, want ErrFenced after %v", err, took, c.want)
+				}
 			})
-			first <- err
-		}()
-		time.Sleep(3*time.Second + time.Millisecond)
-		_, fn := counter()
-		if _, _, err := idempotency.Value(t.Context(), g, charge, fn); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-first:
-			t.Fatalf("the work ended by %v before the heartbeat could know", err)
-		default:
-		}
-		store.set("extend", nil)
-		if err := <-first; !errors.Is(err, idempotency.ErrFenced) {
-			t.Errorf("the context of the work ended with %v, want ErrFenced", err)
+		})
+	}
+}
+
+func TestWorkThatGoesOnWithoutTheStoreKeepsTheKeyOnceTheStoreIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFaulty(t)
+		g, e := newGuard(t, store, idempotency.Config{Lease: 3 * time.Second})
+		store.set("extend", errStore)
+		_, _, err := idempotency.Value(t.Context(), g, charge, func(context.Context) (int, error) { // which does not listen
+			time.Sleep(10 * time.Second)
+			store.set("extend", nil)
+			time.Sleep(10 * time.Second)
+			_, other := counter()
+			if _, _, err := idempotency.Value(t.Context(), g, charge, other); !errors.Is(err, idempotency.ErrBusy) {
+				t.Errorf("another Value() = %v, want ErrBusy", err)
+			}
+			return 1, nil
+		})
+		if err != nil || e.last().Ending != idempotency.EndExecuted {
+			t.Errorf("Value() = %v, %s, want nil, executed", err, e.last().Ending)
 		}
 	})
 }

@@ -15,12 +15,15 @@ import (
 type HTTP struct {
 	// Scope returns whose the request's key is, such as the tenant that
 	// authentication found. The same key in another scope is another key, so
-	// that nobody gets, or can probe for, the answers of somebody else. An error
-	// or an empty scope is answered by 500, without running the handler.
+	// that nobody gets, or can probe for, the answers of somebody else. Where
+	// several services share a Store, the scope must begin with the name of the
+	// service. An error or an empty scope is answered by 500, without running the
+	// handler.
 	Scope func(*http.Request) (string, error)
 
 	// GlobalScope says that all callers share one scope. That is safe where all
-	// of them may see each other's answers. Default: Scope decides.
+	// of them may see each other's answers, and only one service uses the Store.
+	// Default: Scope decides.
 	GlobalScope bool
 
 	// Required refuses requests without a key by 400. Default: they pass
@@ -67,8 +70,12 @@ type HTTP struct {
 
 	// Fingerprint returns what stands for the body in the comparison with the
 	// first request; method, path, query, Content-Type and Content-Encoding
-	// always count. See [CanonicalJSON]. It must not change the request or the
-	// body. Default: the body as it is.
+	// always count. The host does not: a gateway that tries another instance of
+	// the service may ask for it by another name. See [CanonicalJSON]. It must not
+	// change the request or the body. Default: the body as it is.
+	//
+	// Of a body that ParseForm has read before the middleware, body is PostForm,
+	// encoded anew.
 	Fingerprint func(r *http.Request, body []byte) []byte
 }
 
@@ -95,25 +102,40 @@ const (
 //	with a body that breaks off       400       body-incomplete
 //	with a body over MaxBody          413       body-too-large
 //	Scope failed                      500       scope-unknown
+//	its body was read outside         500       body-consumed
 //	store did not answer              503       store-unavailable, with Retry-After
-//	handler's context ended before
-//	it wrote anything                 503       interrupted, with Retry-After
+//	its claim was lost before the
+//	handler wrote anything            503       interrupted, with Retry-After
 //
 // The handler's response is held back, up to MaxStored bytes, until it is
 // recorded: a client that has it and repeats the request gets the replay. Kept
 // are all responses but those of 5xx (see ReplayAll), 401, 403, 408, 409, 425
-// and 429, which release the key.
+// and 429, which release the key. A handler that returns without writing has
+// answered 200, also when its client has left: one that gives up must answer by
+// 5xx or panic with [http.ErrAbortHandler].
 //
 // A handler that flushes or hijacks, or writes more than MaxStored bytes,
 // continues directly to the client; its response is not kept, and neither is the
-// handler run again.
+// handler run again, even if it panics after that.
 //
 // A replay leaves out Set-Cookie, the headers of the connection (RFC 9110
-// §7.6.1), of tracing, Date and Retry-After, and those that a middleware outside
-// had set before the handler ran. Compression belongs outside too, so that what
+// §7.6.1), of tracing, Date, Retry-After and Server-Timing, all trailers, and the
+// headers that a middleware outside had set before the handler ran, unless the
+// handler changed or deleted them. Compression belongs outside too, so that what
 // is replayed suits every client.
 //
-// Of several of these middlewares around one handler the outermost acts.
+// What reads the body, such as ParseForm, belongs inside. A form that was parsed
+// outside is compared as it was parsed; any other body of which nothing is left
+// is refused, and so is a multipart form. A body without Content-Length that was
+// read outside cannot be told from an empty one.
+//
+// Of several of these middlewares around one handler, with the same scope, the
+// outermost acts. A request that the handler makes to another one in the process
+// passes it under the handler's own key and scope, and needs a claim of its own
+// under any other.
+//
+// The Pattern that a ServeMux inside finds is set on the request outside; values
+// of its path are not.
 func (g *Guard) Middleware(config HTTP) (func(http.Handler) http.Handler, error) {
 	var f faults
 	if g == nil {

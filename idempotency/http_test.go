@@ -1,6 +1,7 @@
 package idempotency_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -262,6 +263,68 @@ func TestOfNestedMiddlewaresTheOutermostActs(t *testing.T) {
 	inner.wantRuns(t, 1)
 }
 
+func TestARequestInsideAnotherIsProtectedByItsOwnKey(t *testing.T) {
+	inner := newService(t, nil, idempotency.HTTP{Required: true, DocsURL: docsURL}, nil)
+	mw, err := inner.guard.Middleware(idempotency.HTTP{GlobalScope: true, DocsURL: docsURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer := &service{Handler: mw(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		call := func(ctx context.Context, what, key string, status int, problem string, replayed bool) {
+			t.Helper()
+			wantAnswer(t, what, inner.send(t, request{key: key, ctx: ctx, target: "http://shop.test/charge"}), status, problem, replayed)
+		}
+		for i := range 2 {
+			call(r.Context(), "another key", "charge", http.StatusCreated, "", i > 0)
+		}
+		call(r.Context(), "without a key", "", http.StatusBadRequest, "key-missing", false)
+		inner.wantRuns(t, 1)
+		call(r.Context(), "the key that is held", "order", http.StatusCreated, "", false)
+		inner.wantRuns(t, 2)
+		_, _, err := idempotency.Value(r.Context(), inner.guard, charge, func(ctx context.Context) (int, error) {
+			call(ctx, "the key that is held, with a Value between", "order", http.StatusCreated, "", false)
+			return 1, nil
+		})
+		if err != nil {
+			t.Errorf("Value() = %v, want nil", err)
+		}
+		inner.wantRuns(t, 3)
+	}))}
+	outer.send(t, request{key: "order"})
+	inner.wantRuns(t, 3)
+}
+
+func TestARepeatedRequestGetsTheReplayFromAnotherInstanceOfTheService(t *testing.T) {
+	s := newService(t, nil, idempotency.HTTP{}, nil)
+	for i, host := range []string{"10.0.0.1:8080", "10.0.0.2:8080"} { // as a gateway asks for them
+		w := s.send(t, request{key: "k", target: "http://" + host + "/orders"})
+		wantAnswer(t, "the request to "+host, w, http.StatusCreated, "", i > 0)
+	}
+	s.wantRuns(t, 1)
+}
+
+func TestThePatternOfAServeMuxInsideIsSeenOutside(t *testing.T) {
+	for name, broken := range map[string]bool{"the store works": false, "it fails open": true} {
+		t.Run(name, func(t *testing.T) {
+			store := newFaulty(t)
+			if broken {
+				store.set("acquire", errStore)
+			}
+			mux := http.NewServeMux()
+			mux.HandleFunc("POST /orders/{id}", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+			s := newService(t, store, idempotency.HTTP{FailOpen: true}, mux.ServeHTTP)
+			r := request{key: "k", target: "http://shop.test/orders/7"}.build(t)
+			func() {
+				defer func() { _ = recover() }()
+				s.ServeHTTP(httptest.NewRecorder(), r)
+			}()
+			if got, want := r.Pattern, "POST /orders/{id}"; got != want {
+				t.Errorf("Pattern = %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 func TestOfFiftyAtOnceOneRunsAndTheOthersAreToldWhenToComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t, nil, idempotency.HTTP{DocsURL: docsURL}, func(w http.ResponseWriter, _ *http.Request) {
@@ -329,6 +392,32 @@ func TestWithWaitTheOthersGetTheReplay(t *testing.T) {
 		if took := time.Since(start); took > 750*time.Millisecond {
 			t.Errorf("the last one waited %v, want at most a pause longer than the first ran", took)
 		}
+	})
+}
+
+func TestAWaiterTakesOverTheMomentThatTheLeaseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lease = 200 * time.Millisecond // between two of the waiter's looks
+		g, _ := newGuard(t, nil, idempotency.Config{Lease: lease, DisableHeartbeat: true})
+		mw, err := g.Middleware(idempotency.HTTP{GlobalScope: true, Wait: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		var took []time.Duration
+		s := &service{Handler: mw(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			if took = append(took, time.Since(start)); len(took) == 1 {
+				time.Sleep(time.Hour)
+			}
+		}))}
+		var first sync.WaitGroup
+		first.Go(func() { s.send(t, request{key: "k"}) })
+		synctest.Wait()
+		s.send(t, request{key: "k"})
+		if len(took) != 2 || took[1] != lease {
+			t.Errorf("runs began after %v, want the second after %v", took, lease)
+		}
+		first.Wait()
 	})
 }
 

@@ -24,13 +24,32 @@ func TestInboxAssignsToAMessagingHandler(t *testing.T) {
 		handled = append(handled, d.ID)
 		return nil
 	}
-	h = idempotency.Inbox(g, "billing", func(d *messaging.Delivery) string { return d.ID }, h)
+	h = idempotency.Inbox(g, "orders/billing", (*messaging.Delivery).InboxID, h)
 	for _, id := range []string{"1", "2", "1"} {
 		if err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{ID: id}}); err != nil {
 			t.Errorf("handler of message %s = %v, want nil", id, err)
 		}
 	}
 	if diff := cmp.Diff([]string{"1", "2"}, handled); diff != "" {
+		t.Errorf("handled (-want +got):\n%s", diff)
+	}
+}
+
+func TestInboxKeepsMessagesOfAnotherTopicOrSourceApart(t *testing.T) {
+	g, _ := newGuard(t, nil, idempotency.Config{})
+	var handled []string
+	for _, topic := range []string{"orders", "refunds"} {
+		h := idempotency.Inbox(g, topic+"/billing", (*messaging.Delivery).InboxID, func(_ context.Context, d *messaging.Delivery) error {
+			handled = append(handled, topic+d.Source)
+			return nil
+		})
+		for _, source := range []string{"/shop", "/till", "/shop"} {
+			if err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{ID: "1", Source: source}}); err != nil {
+				t.Errorf("message of %s from %s = %v, want nil", topic, source, err)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"orders/shop", "orders/till", "refunds/shop", "refunds/till"}, handled); diff != "" {
 		t.Errorf("handled (-want +got):\n%s", diff)
 	}
 }
@@ -138,5 +157,12 @@ func TestInboxReturnsAllFaultsOfItsArgumentsForEachMessage(t *testing.T) {
 	const want = "idempotency: Inbox: the Guard is nil; the consumer has no name; id is nil; next is nil"
 	if err == nil || err.Error() != want {
 		t.Errorf("delivery = %v, want %s", err, want)
+	}
+	r, ok := errors.AsType[interface {
+		error
+		Rejected() bool
+	}](err)
+	if !ok || !r.Rejected() {
+		t.Errorf("delivery = %v, want it rejected, so that no consumer sets the message aside", err)
 	}
 }

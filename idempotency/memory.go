@@ -11,8 +11,10 @@ import (
 
 // MemoryConfig bounds a [Memory].
 type MemoryConfig struct {
-	// MaxRecords is how many records may live at one time. Each takes about 300
-	// bytes beside its result. Default 100,000. Negative is an error.
+	// MaxRecords is how many records may live at one time: at least the new keys
+	// a second times the TTL in seconds. Each takes about 300 bytes beside its
+	// result. Default 100,000, which at a TTL of 24 hours suffices for 1.1 new
+	// keys a second. Negative is an error.
 	MaxRecords int
 	// MaxBytes is how many bytes of results are kept, all together. A result
 	// that would exceed it is not kept: the record is completed as NotStored.

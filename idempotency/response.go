@@ -11,24 +11,31 @@ import (
 )
 
 // A recorded response is: a version byte; the status; for each header its name,
-// number of values and values; an empty name; the body. Numbers are unsigned
+// number of values and values, where no values delete the header; an empty name;
+// the body. Numbers are unsigned
 // varints, and strings are preceded by their length.
 const responseVersion = 1
 
 // encodeHead appends all but the body. It leaves out headers that must not be
-// replayed and those that are as they were in outer.
+// replayed and those that are as they were in outer, and deletes those of outer
+// that are gone.
 func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
 	room := b.AvailableBuffer()
 	room = append(room, responseVersion)
 	room = binary.AppendUvarint(room, uint64(status))
 	for name, values := range h {
-		if !isKept(name, values, h, outer) {
+		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || !isLasting(name, h) {
 			continue
 		}
 		room = appendString(room, name)
 		room = binary.AppendUvarint(room, uint64(len(values)))
 		for _, v := range values {
 			room = appendString(room, v)
+		}
+	}
+	for name := range outer {
+		if _, set := h[name]; !set && isLasting(name, h) {
+			room = append(appendString(room, name), 0)
 		}
 	}
 	b.Write(append(room, 0)) // an empty name
@@ -38,9 +45,9 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// isKept reports whether a header of the first response belongs to a replay. It
+// isLasting reports whether a header of the first response belongs to a replay. It
 // does not if it speaks of that one connection, client or moment.
-func isKept(name string, values []string, h, outer http.Header) bool {
+func isLasting(name string, h http.Header) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", // RFC 9110 §7.6.1
 		"Content-Length", "Date", "Retry-After", "Server-Timing",
@@ -49,7 +56,7 @@ func isKept(name string, values []string, h, outer http.Header) bool {
 		replayedHeader:
 		return false
 	}
-	if name == "" || len(values) == 0 || strings.HasPrefix(name, "Proxy-") || strings.HasPrefix(name, http.TrailerPrefix) {
+	if name == "" || strings.HasPrefix(name, "Proxy-") || strings.HasPrefix(name, http.TrailerPrefix) {
 		return false
 	}
 	for _, line := range h["Connection"] {
@@ -59,8 +66,7 @@ func isKept(name string, values []string, h, outer http.Header) bool {
 			}
 		}
 	}
-	was, set := outer[name]
-	return !set || !slices.Equal(was, values)
+	return true
 }
 
 // replay answers with the recorded response.
@@ -119,6 +125,10 @@ func decodeHead(data []byte, h http.Header) (status int, body []byte, err error)
 		}
 		for range d.number() {
 			all = append(all, d.text(text))
+		}
+		if len(all) == first {
+			delete(h, name)
+			continue
 		}
 		h[name] = all[first:len(all):len(all)]
 	}

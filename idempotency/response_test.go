@@ -72,6 +72,50 @@ func TestReplayKeepsWhatAMiddlewareOutsideHasSet(t *testing.T) {
 	s.wantRuns(t, 1)
 }
 
+func TestReplayLeavesOutWhatTheHandlerDeletedOfThoseOutside(t *testing.T) {
+	s := newService(t, nil, idempotency.HTTP{}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Del("Content-Type")
+		w.Header().Del("Traceparent")
+		io.WriteString(w, "<p>")
+	})
+	outside := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Request-Id", "1")
+		w.Header().Set("Traceparent", "of this request")
+		s.ServeHTTP(w, r)
+	})
+	for i, want := range []http.Header{
+		{"X-Request-Id": {"1"}},
+		{
+			"X-Request-Id": {"1"}, "Content-Length": {"3"}, "Idempotency-Replayed": {"true"},
+			"Traceparent": {"of this request"}, // is of the moment, whoever set it
+		},
+	} {
+		w := httptest.NewRecorder()
+		outside.ServeHTTP(w, request{key: "k"}.build(t))
+		if diff := cmp.Diff(want, w.Header()); diff != "" {
+			t.Errorf("headers of answer %d (-want +got):\n%s", i+1, diff)
+		}
+	}
+	s.wantRuns(t, 1)
+}
+
+func TestReplayLeavesOutTrailers(t *testing.T) {
+	s := newService(t, nil, idempotency.HTTP{}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		io.WriteString(w, "order")
+		w.Header().Set("X-Sum", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Other", "2")
+	})
+	if got := s.send(t, request{key: "k"}).Result().Trailer; got.Get("X-Sum") != "1" {
+		t.Errorf("trailers of the first answer = %v, want the handler's", got)
+	}
+	replay := s.send(t, request{key: "k"})
+	if got := replay.Result().Trailer; len(got) > 0 || replay.Body.String() != "order" {
+		t.Errorf("replay = %q with the trailers %v, want order and none", replay.Body, got)
+	}
+}
+
 func TestReplayHasAFreshDate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t, nil, idempotency.HTTP{}, nil)

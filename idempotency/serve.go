@@ -22,37 +22,40 @@ type handler struct {
 var errNotKept = errors.New("idempotency: the response is not one to keep")
 
 // errInterrupted releases the claim of a handler that gave up without answering.
-var errInterrupted = errors.New("idempotency: the handler's context ended before it wrote anything")
+var errInterrupted = errors.New("idempotency: the claim was lost before the handler wrote anything")
 
 // ServeHTTP implements [http.Handler]. A request without a key costs one look at
 // its headers.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	lines := r.Header[header]
-	if len(lines) == 0 && !h.config.Required || !slices.Contains(h.config.Methods, r.Method) || isInside(r.Context()) {
+	if len(lines) == 0 && !h.config.Required || !slices.Contains(h.config.Methods, r.Method) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
 	h.serve(w, r, lines)
 }
 
-// isInside reports whether another of these middlewares holds the request's key.
-func isInside(ctx context.Context) bool {
-	held, ok := ctx.Value(holdKey{}).(*hold)
-	return ok && held.kind == kindHTTP
-}
-
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) {
 	ctx := r.Context()
-	claim, body, err := h.claim(r, lines)
+	id, err := h.id(r, lines)
+	if err == nil && isHeld(ctx, id) { // by another of these middlewares, outside
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	var same, body []byte
+	if err == nil {
+		same, body, err = h.body(r)
+	}
 	if err != nil {
 		h.guard.invalid(ctx, kindHTTP, err)
 		h.refuse(w, err)
 		return
 	}
 	var rec *recorder
-	result, replayed, err := h.guard.run(ctx, kindHTTP, claim, h.config.Wait, func(ctx context.Context) (Result, error) {
+	claim := Claim{ID: id, Fingerprint: fingerprint(r, same)}
+	result, replayed, err := h.guard.run(ctx, kindHTTP, claim, h.config.Wait, func(ctx context.Context, held *hold) (Result, error) {
 		rec = h.recorder(w)
-		return h.record(rec, withBody(ctx, r, body))
+		return h.record(ctx, rec, held, r, body)
 	})
 	switch {
 	case errors.Is(err, errInterrupted):
@@ -65,7 +68,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) 
 			h.refuse(w, ErrNotStored)
 		}
 	case h.config.FailOpen && errors.Is(err, ErrUnavailable):
-		h.next.ServeHTTP(w, withBody(ctx, r, body))
+		h.pass(ctx, w, r, body)
 	default:
 		h.refuse(w, err)
 	}
@@ -73,30 +76,42 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) 
 
 // record runs the handler and returns what to keep of its response. An error
 // releases the claim.
-func (h *handler) record(rec *recorder, r *http.Request) (Result, error) {
-	defer rec.close() // also when the handler panics
-	h.next.ServeHTTP(rec, r)
-	untouched := rec.close()
-	if untouched && r.Context().Err() != nil {
-		// A handler that returns because its caller has left, or because its claim
-		// was lost, looks like one that answers 200 with nothing.
+func (h *handler) record(ctx context.Context, rec *recorder, held *hold, r *http.Request, body []byte) (Result, error) {
+	defer func() {
+		// A handler that panics after the client has seen its success, as a
+		// reverse proxy does when the client breaks off, has had its effect.
+		rec.close()
+		held.happened = rec.live && h.kept(rec)
+	}()
+	h.pass(ctx, rec, r, body)
+	if untouched := rec.close(); untouched && isFenced(context.Cause(ctx)) {
+		// A handler that returns because its claim was lost looks like one that
+		// answers 200 with nothing. One that returns because its caller has left
+		// does too, but may have done its work.
 		return Result{}, errInterrupted
 	}
-	if !rec.hijacked && !h.keeps(rec.status) {
+	if !h.kept(rec) {
 		return Result{}, errNotKept
 	}
 	return rec.result(), nil
 }
 
-// keeps reports whether responses with the status are kept. Those that are not
-// say that the same request may have another answer later.
-func (h *handler) keeps(status int) bool {
-	switch status {
+// pass runs the handler on a copy of r that has the body again.
+func (h *handler) pass(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) {
+	inner := withBody(ctx, r, body)
+	defer func() { r.Pattern = inner.Pattern }() // which a ServeMux inside sets for those outside
+	h.next.ServeHTTP(w, inner)
+}
+
+// kept reports whether a closed recording completes the key. A response that
+// does not says that the same request may have another answer later.
+func (h *handler) kept(rec *recorder) bool {
+	switch rec.status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
 		http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
-		return false
+		return rec.hijacked
 	}
-	return status < 500 || h.config.ReplayAll
+	return rec.hijacked || rec.status < 500 || h.config.ReplayAll
 }
 
 // recorder returns one with a buffer of an earlier response.
@@ -122,35 +137,48 @@ func (h *handler) recycle(rec *recorder) {
 	}
 }
 
-// claim reads from the request whose key it has and for what. The error is a
-// *refusal.
-func (h *handler) claim(r *http.Request, lines []string) (Claim, []byte, error) {
+// id returns what identifies the record of the request. The error is a *refusal.
+func (h *handler) id(r *http.Request, lines []string) (ID, error) {
 	key, err := h.key(lines)
 	if err != nil {
-		return Claim{}, nil, err
+		return ID{}, err
 	}
 	scope, err := h.scope(r)
 	if err != nil {
-		return Claim{}, nil, err
+		return ID{}, err
 	}
-	body, err := readBody(r, h.config.MaxBody)
+	return digest(kindHTTP, scope, key), nil
+}
+
+// body reads the request's body and returns it and what stands for it in the
+// comparison with the first request. The error is a *refusal.
+func (h *handler) body(r *http.Request) (same, body []byte, err error) {
+	body, err = readBody(r, h.config.MaxBody)
+	if same = body; err == nil && (len(body) == 0 || r.MultipartForm != nil) {
+		same, err = parsedBody(r)
+	}
 	switch {
 	case errors.Is(err, errBodyTooLarge):
-		return Claim{}, nil, &refusal{
+		return nil, nil, &refusal{
 			status: http.StatusRequestEntityTooLarge, kind: "body-too-large", cause: err,
 			detail: fmt.Sprintf("a request with an Idempotency-Key may have a body of up to %d bytes", h.config.MaxBody),
 		}
+	case errors.Is(err, errBodyGone):
+		return nil, nil, &refusal{
+			status: http.StatusInternalServerError, kind: "body-consumed", cause: err,
+			detail: "the service read the request body before it looked at the Idempotency-Key, so the request was not processed: " +
+				"what reads or parses the body must stand inside of the idempotency middleware",
+		}
 	case err != nil:
-		return Claim{}, nil, &refusal{
+		return nil, nil, &refusal{
 			status: http.StatusBadRequest, kind: "body-incomplete", cause: err,
 			detail: "the request body broke off: send the request again, with the same Idempotency-Key",
 		}
 	}
-	same := body
 	if h.config.Fingerprint != nil {
-		same = h.config.Fingerprint(r, body)
+		same = h.config.Fingerprint(r, same)
 	}
-	return Claim{ID: digest(kindHTTP, scope, key), Fingerprint: fingerprint(r, same)}, body, nil
+	return same, body, nil
 }
 
 func (h *handler) key(lines []string) (string, error) {

@@ -3,8 +3,10 @@ package idempotency_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -173,6 +175,99 @@ func TestWritingAfterTheHandlerHasPanickedHasNoEffect(t *testing.T) {
 	}
 }
 
+// slow is a ResponseWriter whose body and hijacking wait until they may go on.
+type slow struct {
+	*httptest.ResponseRecorder
+	begun, release chan struct{}
+}
+
+func newSlow() slow {
+	return slow{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+}
+
+func (w slow) Write(p []byte) (int, error) {
+	close(w.begun)
+	<-w.release
+	return w.ResponseRecorder.Write(p)
+}
+
+func (w slow) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	close(w.begun)
+	<-w.release
+	return nil, nil, nil
+}
+
+func TestWhatAGoroutineLeftBehindStillWritesIsNotTheNextResponse(t *testing.T) {
+	for range 20 { // the pool of buffers may forget one
+		var late sync.WaitGroup
+		w := newSlow()
+		s := newService(t, nil, idempotency.HTTP{}, func(rw http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Idempotency-Key") != "slow" {
+				io.WriteString(rw, "other")
+				return
+			}
+			io.WriteString(rw, "first")
+			late.Go(rw.(http.Flusher).Flush)
+			<-w.begun
+		})
+		s.ServeHTTP(w, request{key: "slow"}.build(t))
+		s.send(t, request{key: "k"})
+		close(w.release)
+		late.Wait()
+		if got := w.Body.String(); got != "first" {
+			t.Fatalf("body = %q, want first", got)
+		}
+	}
+}
+
+func TestAHijackThatEndsAfterTheHandlerDoesNotTakeItsAnswerAway(t *testing.T) {
+	var late sync.WaitGroup
+	w := newSlow()
+	store := newFaulty(t)
+	store.before = func(_ context.Context, method string) {
+		if method == "complete" { // the handler has returned and its answer is not sent yet
+			close(w.release)
+			late.Wait()
+		}
+	}
+	s := newService(t, store, idempotency.HTTP{}, func(rw http.ResponseWriter, _ *http.Request) {
+		io.WriteString(rw, "in time")
+		late.Go(func() { _, _, _ = http.NewResponseController(rw).Hijack() })
+		<-w.begun
+	})
+	s.ServeHTTP(hijackOnly{w}, request{key: "k"}.build(t))
+	if got := w.Body.String(); got != "in time" {
+		t.Errorf("body = %q, want in time", got)
+	}
+}
+
+func TestAHijackedConnectionCompletesTheKeyWhateverTheStatusBeforeIt(t *testing.T) {
+	for name, panics := range map[string]bool{"and the handler returns": false, "and the handler panics": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, nil, idempotency.HTTP{DocsURL: docsURL}, func(rw http.ResponseWriter, _ *http.Request) {
+				rw.WriteHeader(http.StatusServiceUnavailable)
+				_, _, _ = http.NewResponseController(rw).Hijack()
+				if panics {
+					panic(http.ErrAbortHandler)
+				}
+			})
+			w := newSlow()
+			close(w.release)
+			func() {
+				defer func() { _ = recover() }()
+				s.ServeHTTP(w, request{key: "k"}.build(t))
+			}()
+			wantAnswer(t, "the repeated request", s.send(t, request{key: "k"}), http.StatusConflict, "response-not-stored", false)
+			s.wantRuns(t, 1)
+		})
+	}
+}
+
+// hijackOnly is a slow ResponseWriter whose body does not wait.
+type hijackOnly struct{ slow }
+
+func (w hijackOnly) Write(p []byte) (int, error) { return w.ResponseRecorder.Write(p) }
+
 func TestAWriterLeftBehindMeetsTheEndWithoutARace(t *testing.T) {
 	for range 50 {
 		var late sync.WaitGroup
@@ -237,6 +332,63 @@ func TestABodyThatBreaksOffIsRefused(t *testing.T) {
 	s.ServeHTTP(w, req)
 	wantAnswer(t, "the request", w, http.StatusBadRequest, "body-incomplete", false)
 	s.wantRuns(t, 0)
+}
+
+func TestABodyThatWasReadOutsideIsRefusedOrComparedByItsForm(t *testing.T) {
+	const form, multi = "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"
+	multipart := func(amount string) string {
+		return "--b\r\nContent-Disposition: form-data; name=\"amount\"\r\n\r\n" + amount + "\r\n--b--\r\n"
+	}
+	parse := func(r *http.Request) { _ = r.ParseForm() }
+	parseMultipart := func(r *http.Request) { _ = r.ParseMultipartForm(1 << 10) }
+	drain := func(r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
+	longEnd := strings.Repeat("x", 10<<10) // of which the parser leaves something
+	for name, c := range map[string]struct {
+		outside     func(*http.Request)
+		contentType string
+		body, other string
+		length      int64 // of the body, 0 for what it has
+		refused     bool
+	}{
+		"a form":                        {parse, form, "amount=1", "amount=999", 0, false},
+		"a form of unknown length":      {parse, form, "amount=1", "amount=999", -1, false},
+		"ParseForm of something else":   {parse, "text/plain", "tea", "coffee", 0, false},
+		"a form without fields":         {parse, form, "&", "&&", 0, true},
+		"a multipart form":              {parseMultipart, multi, multipart("1"), multipart("999"), 0, true},
+		"a multipart form and the rest": {parseMultipart, multi, multipart("1") + longEnd, multipart("999") + longEnd, 0, true},
+		"a body that was read":          {drain, "text/plain", "tea", "coffee", 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, nil, idempotency.HTTP{DocsURL: docsURL}, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "paid "+r.FormValue("amount"))
+			})
+			send := func(body string) *httptest.ResponseRecorder {
+				r := request{key: "k", body: body, header: []string{"Content-Type", c.contentType}}.build(t)
+				if c.length != 0 {
+					r.ContentLength = c.length
+				}
+				c.outside(r)
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, r)
+				return w
+			}
+			if c.refused {
+				for _, body := range []string{c.body, c.other} {
+					wantAnswer(t, "a body that is gone", send(body), http.StatusInternalServerError, "body-consumed", false)
+				}
+				s.wantRuns(t, 0)
+				return
+			}
+			first := send(c.body)
+			wantAnswer(t, "the first", first, http.StatusOK, "", false)
+			if want := "paid " + strings.TrimPrefix(c.body, "amount="); c.contentType == form && first.Body.String() != want {
+				t.Errorf("the first = %q, want %q", first.Body, want)
+			}
+			wantAnswer(t, "the same payload", send(c.body), http.StatusOK, "", true)
+			wantAnswer(t, "another payload", send(c.other), http.StatusUnprocessableEntity, "key-reused", false)
+			s.wantRuns(t, 1)
+		})
+	}
 }
 
 type brokenReader struct{}

@@ -28,7 +28,8 @@ const maxValue = 1 << 20
 //
 // The result is recorded as JSON of up to 1 MiB: fields that are not encoded are
 // lost in a replay. A result that is larger, or cannot be encoded, is returned
-// this once and is ErrNotStored from then on. Value is safe for concurrent use.
+// this once and is ErrNotStored from then on; so it is where its encoding panics,
+// and the panic goes on. Value is safe for concurrent use.
 func Value[T any](ctx context.Context, g *Guard, key Key, fn func(context.Context) (T, error)) (v T, replayed bool, err error) {
 	if g == nil || fn == nil {
 		return v, false, errors.New("idempotency: Value: the Guard or the function is nil")
@@ -38,11 +39,12 @@ func Value[T any](ctx context.Context, g *Guard, key Key, fn func(context.Contex
 		g.invalid(ctx, kindValue, err)
 		return v, false, err
 	}
-	r, replayed, err := g.run(ctx, kindValue, claim, 0, func(ctx context.Context) (Result, error) {
+	r, replayed, err := g.run(ctx, kindValue, claim, 0, func(ctx context.Context, held *hold) (Result, error) {
 		var err error
 		if v, err = fn(ctx); err != nil {
 			return Result{}, err
 		}
+		held.happened = true // Marshal runs methods of T, which may panic
 		data, err := json.Marshal(v)
 		if err != nil || len(data) > maxValue {
 			return Result{NotStored: true}, nil

@@ -28,6 +28,15 @@ func TestNewReportsAllFaultsOnOneLine(t *testing.T) {
 	}
 }
 
+func TestNewRefusesTheStoreOfANewMemoryThatFailed(t *testing.T) {
+	memory, _ := idempotency.NewMemory(idempotency.MemoryConfig{MaxRecords: -1})
+	_, err := idempotency.New(memory, idempotency.Config{})
+	const want = "idempotency: config: the store is a nil *Memory: look at the error of NewMemory"
+	if err == nil || err.Error() != want {
+		t.Errorf("New() = %v, want %s", err, want)
+	}
+}
+
 type receipt struct {
 	Number int
 	Lines  []string
@@ -354,6 +363,36 @@ func TestResultsThatCannotBeStoredAreReturnedOnce(t *testing.T) {
 				t.Errorf("ending = %s, want not_stored", got)
 			}
 		})
+	}
+}
+
+// hostile panics when it is encoded.
+type hostile struct{}
+
+func (hostile) MarshalJSON() ([]byte, error) { panic("boom") }
+
+func TestAResultWhoseEncodingPanicsIsNotComputedAgainAndThePanicGoesOn(t *testing.T) {
+	g, e := newGuard(t, nil, idempotency.Config{})
+	runs := 0
+	call := func() (panicked any, err error) {
+		defer func() { panicked = recover() }()
+		_, _, err = idempotency.Value(t.Context(), g, charge, func(context.Context) (hostile, error) {
+			runs++
+			return hostile{}, nil
+		})
+		return nil, err
+	}
+	if p, _ := call(); p != "boom" {
+		t.Errorf("recovered %v, want the panic to go on", p)
+	}
+	if got := e.last().Ending; got != idempotency.EndExecuted {
+		t.Errorf("ending = %s, want executed", got)
+	}
+	if p, err := call(); !errors.Is(err, idempotency.ErrNotStored) || p != nil {
+		t.Errorf("Value() = %v, panic %v, want ErrNotStored", err, p)
+	}
+	if runs != 1 {
+		t.Errorf("the function ran %d times, want once", runs)
 	}
 }
 

@@ -2,11 +2,7 @@ package rabbitmq
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +34,13 @@ const (
 	ceContentType = "cloudEvents_datacontenttype"
 )
 
+// maxAttempt and maxWait bound what this package writes into headerAttempt and
+// headerWait. Other values are not its own, and are not believed.
+const (
+	maxAttempt = 1 << 20
+	maxWait    = 366 * 24 * time.Hour
+)
+
 // maxShort is what an AMQP property or routing key holds, in bytes.
 const maxShort = 255
 
@@ -46,8 +49,11 @@ func check(topic string, m *messaging.Message) error {
 	if err := checkTopic(topic); err != nil {
 		return err
 	}
-	for _, name := range [...]string{"CC", "BCC"} { // RabbitMQ sends copies to the queues that they name
-		if _, ok := m.Headers[name]; ok {
+	for name := range m.Headers {
+		if isAttribute(name) {
+			return fmt.Errorf("%w: the header %s carries a field of Message: set that field", messaging.ErrInvalid, name)
+		}
+		if isBrokers(name) || isCopies(name) {
 			return fmt.Errorf("%w: the header name %s has a meaning of its own to RabbitMQ: choose another", messaging.ErrInvalid, name)
 		}
 	}
@@ -69,7 +75,7 @@ func routingKey(m *messaging.Message) string {
 func encode(m *messaging.Message, source string) amqp.Publishing {
 	headers := make(amqp.Table, len(m.Headers)+4)
 	for name, value := range m.Headers {
-		if !strings.HasPrefix(name, reserved) && !isAttribute(name) {
+		if !strings.HasPrefix(name, reserved) {
 			headers[name] = value
 		}
 	}
@@ -108,29 +114,32 @@ func encode(m *messaging.Message, source string) amqp.Publishing {
 // decode returns d as this library has it, and what is left of its delay. It
 // reads what any AMQP program may have published: what is not text becomes text
 // or, for lists and tables, is left out, and so are headers whose names no
-// Message can have.
+// Message can have. What it says of its attempt and its wait counts only when it
+// comes over the default exchange, as retries do: what is published to the topic
+// begins anew.
 func decode(d *amqp.Delivery, topic, group string) (msg *messaging.Delivery, rest time.Duration) {
+	headers := canonical(d.Headers)
 	m := messaging.Message{
-		ID:          attribute(d.Headers, ceID, d.MessageId),
-		Type:        attribute(d.Headers, ceType, d.Type),
-		Source:      attribute(d.Headers, ceSource, ""),
-		Subject:     attribute(d.Headers, ceSubject, ""),
-		Key:         attribute(d.Headers, ceKey, ""),
-		ContentType: attribute(d.Headers, ceContentType, d.ContentType),
+		ID:          attribute(headers, ceID, d.MessageId),
+		Type:        attribute(headers, ceType, d.Type),
+		Source:      attribute(headers, ceSource, ""),
+		Subject:     attribute(headers, ceSubject, ""),
+		Key:         attribute(headers, ceKey, ""),
+		ContentType: attribute(headers, ceContentType, d.ContentType),
 		Time:        d.Timestamp,
 		Payload:     bytes.Clone(d.Body), // the receiver may change it, and a successor must not
 	}
-	if t, err := time.Parse(time.RFC3339Nano, attribute(d.Headers, ceTime, "")); err == nil {
+	if t, err := time.Parse(time.RFC3339Nano, attribute(headers, ceTime, "")); err == nil {
 		m.Time = t
 	}
-	for name, field := range d.Headers {
+	for name, field := range headers {
 		own := strings.HasPrefix(name, reserved) && !strings.HasPrefix(name, headersDead)
 		if own || isAttribute(name) || isBrokers(name) || !isName(name) {
 			continue
 		}
 		if value, ok := text(field); ok {
 			if m.Headers == nil {
-				m.Headers = make(map[string]string, len(d.Headers))
+				m.Headers = make(map[string]string, len(headers))
 			}
 			m.Headers[name] = value
 		}
@@ -138,19 +147,47 @@ func decode(d *amqp.Delivery, topic, group string) (msg *messaging.Delivery, res
 	if m.ID == "" {
 		m.ID = synthesise(d)
 	}
-	attempt := number(d.Headers[headerAttempt])
-	ms := number(d.Headers[headerWait])
-	return &messaging.Delivery{
-		Message: m, Topic: topic, Group: group, Redelivered: d.Redelivered,
-		Attempt: int(max(1, min(attempt, math.MaxInt32))),
-	}, time.Duration(max(0, min(ms, maxDelay.Milliseconds()*1000))) * time.Millisecond
+	msg = &messaging.Delivery{Message: m, Topic: topic, Group: group, Redelivered: d.Redelivered, Attempt: 1}
+	if d.Exchange != "" {
+		return msg, 0
+	}
+	if n := number(headers[headerAttempt]); 1 <= n && n <= maxAttempt {
+		msg.Attempt = int(n)
+	}
+	if ms := number(headers[headerWait]); 0 < ms && ms <= maxWait.Milliseconds() {
+		rest = time.Duration(ms) * time.Millisecond
+	}
+	return msg, rest
 }
 
-// again returns the successor of d for its next attempt: d as it was published,
-// with what RabbitMQ added and what would steer the copy elsewhere taken off.
+// again returns the successor of d for its next attempt.
 func again(d *amqp.Delivery, attempt int, rest time.Duration) amqp.Publishing {
+	p := successor(d)
+	p.Headers[headerAttempt] = int64(min(attempt, maxAttempt))
+	if rest > 0 {
+		p.Headers[headerWait] = (min(rest, maxWait) + time.Millisecond - 1).Milliseconds()
+	}
+	return p
+}
+
+// dead returns the successor of d among the dead letters. It says nothing of its
+// attempt but why it is there: moved back to its queue, by whatever tool, it has
+// all attempts again.
+func dead(d *amqp.Delivery, s messaging.Subscription, v messaging.Verdict, attempt int, now time.Time) amqp.Publishing {
+	p := successor(d)
+	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: attempt}, v, now)
+	for name, value := range why {
+		p.Headers[name] = value
+	}
+	return p
+}
+
+// successor returns d as it was published, with what RabbitMQ added and what
+// would steer the copy elsewhere taken off.
+func successor(d *amqp.Delivery) amqp.Publishing {
+	headers := canonical(d.Headers)
 	p := amqp.Publishing{
-		Headers:         copyHeaders(d.Headers),
+		Headers:         copyHeaders(headers),
 		ContentType:     d.ContentType,
 		ContentEncoding: d.ContentEncoding,
 		DeliveryMode:    amqp.Persistent,
@@ -163,22 +200,8 @@ func again(d *amqp.Delivery, attempt int, rest time.Duration) amqp.Publishing {
 		AppId:           d.AppId,
 		Body:            d.Body,
 	}
-	if _, ok := d.Headers[ceID]; !ok && d.MessageId == "" {
+	if attribute(headers, ceID, d.MessageId) == "" {
 		p.MessageId = synthesise(d) // the copy has another routing key
-	}
-	p.Headers[headerAttempt] = int64(attempt)
-	if rest > 0 {
-		p.Headers[headerWait] = (rest + time.Millisecond - 1).Milliseconds()
-	}
-	return p
-}
-
-// dead returns the successor of d among the dead letters.
-func dead(d *amqp.Delivery, s messaging.Subscription, v messaging.Verdict, attempt int, now time.Time) amqp.Publishing {
-	p := again(d, attempt, 0)
-	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: attempt}, v, now)
-	for name, value := range why {
-		p.Headers[name] = value
 	}
 	return p
 }
@@ -193,7 +216,7 @@ func copyHeaders(headers amqp.Table) amqp.Table {
 	kept := make(amqp.Table, len(headers)+4)
 	left := maxCopied
 	for name, field := range headers {
-		if strings.HasPrefix(name, reserved) || isBrokers(name) || name == "CC" || name == "BCC" {
+		if strings.HasPrefix(name, reserved) || isBrokers(name) || isCopies(name) {
 			continue
 		}
 		if left -= len(name) + size(field) + 8; left < 0 || (amqp.Table{name: field}).Validate() != nil {
@@ -239,6 +262,9 @@ func isBrokers(name string) bool {
 	return name == "x-death" || name == "x-delivery-count" || name == "x-acquired-count" ||
 		strings.HasPrefix(name, "x-first-death-") || strings.HasPrefix(name, "x-last-death-")
 }
+
+// isCopies reports whether a header names queues to which RabbitMQ sends copies.
+func isCopies(name string) bool { return name == "CC" || name == "BCC" }
 
 // isName reports whether name may be that of a Message's header.
 func isName(name string) bool {
@@ -289,21 +315,4 @@ func number(field any) int64 {
 // clean makes s fit to be published again.
 func clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-}
-
-// synthesise returns an ID for a message that was published without one, the
-// same each time that the broker delivers it. Two messages that are alike in all
-// they have get the same.
-func synthesise(d *amqp.Delivery) string {
-	h := sha256.New()
-	for _, part := range [...]string{
-		d.Exchange, d.RoutingKey, d.Type, d.AppId, d.CorrelationId, d.ReplyTo, d.ContentType,
-		strconv.FormatInt(d.Timestamp.Unix(), 10), string(d.Body),
-	} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write([]byte(part))
-	}
-	return "amqp-" + hex.EncodeToString(h.Sum(nil)[:16])
 }

@@ -80,10 +80,10 @@ func TestAMessageComesBackAsItWasPublished(t *testing.T) {
 	})
 	t.Run("without headers that belong to this package", func(t *testing.T) {
 		t.Parallel()
-		m := messaging.Message{ID: "1", Headers: map[string]string{"msg-attempt": "9", "msg-x": "y", ceSubject: "stolen", "mine": "v"}}
+		m := messaging.Message{ID: "1", Headers: map[string]string{"msg-attempt": "9", "msg-x": "y", "mine": "v"}}
 		d, _ := decode(carried(encode(&m, "")), "t", "g")
-		if diff := cmp.Diff(map[string]string{"mine": "v"}, d.Headers); diff != "" || d.Attempt != 1 || d.Subject != "" {
-			t.Errorf("decode() = attempt %d, subject %q, headers (-want +got):\n%s", d.Attempt, d.Subject, diff)
+		if diff := cmp.Diff(map[string]string{"mine": "v"}, d.Headers); diff != "" || d.Attempt != 1 {
+			t.Errorf("decode() = attempt %d, headers (-want +got):\n%s", d.Attempt, diff)
 		}
 	})
 }
@@ -137,15 +137,22 @@ func TestForeignMessagesAreReadable(t *testing.T) {
 	})
 	t.Run("with an attempt and a wait within bounds whatever they claim", func(t *testing.T) {
 		t.Parallel()
-		for _, v := range []any{int64(math.MinInt64), int64(-1), "x", nil, true, 1.5, amqp.Table{}, uint64(math.MaxUint64)} {
+		for _, v := range []any{int64(math.MinInt64), int64(-1), int64(1 << 60), int64(math.MaxInt64), "x", nil, true, 1.5, amqp.Table{}, uint64(math.MaxUint64)} {
 			got, rest := decode(&amqp.Delivery{Headers: amqp.Table{headerAttempt: v, headerWait: v}}, "t", "g")
 			if got.Attempt != 1 || rest != 0 {
 				t.Errorf("decode(%v) = attempt %d, rest %v, want 1, 0", v, got.Attempt, rest)
 			}
 		}
-		got, rest := decode(&amqp.Delivery{Headers: amqp.Table{headerAttempt: int64(math.MaxInt64), headerWait: int64(math.MaxInt64)}}, "t", "g")
-		if got.Attempt != math.MaxInt32 || rest <= 0 {
-			t.Errorf("decode() = attempt %d, rest %v", got.Attempt, rest)
+		own := amqp.Table{headerAttempt: int64(maxAttempt), headerWait: maxWait.Milliseconds()}
+		if got, rest := decode(&amqp.Delivery{Headers: own}, "t", "g"); got.Attempt != maxAttempt || rest != maxWait {
+			t.Errorf("decode() of a retry = attempt %d, rest %v, want %d, %v", got.Attempt, rest, maxAttempt, maxWait)
+		}
+		if got, rest := decode(&amqp.Delivery{Headers: own, Exchange: "t"}, "t", "g"); got.Attempt != 1 || rest != 0 {
+			t.Errorf("decode() from the topic = attempt %d, rest %v, want 1, 0", got.Attempt, rest)
+		}
+		p := again(&amqp.Delivery{}, math.MaxInt, math.MaxInt64)
+		if got, rest := decode(carried(p), "t", "g"); got.Attempt != maxAttempt || rest != maxWait {
+			t.Errorf("the most that a retry asks for is attempt %d, rest %v, want %d, %v", got.Attempt, rest, maxAttempt, maxWait)
 		}
 	})
 }
@@ -180,7 +187,7 @@ func TestSuccessorKeepsTheMessageAndDropsWhatWouldSteerIt(t *testing.T) {
 	for name, want := range map[string]any{
 		messaging.HeaderDeadReason: "exhausted", messaging.HeaderDeadAttempts: "3", messaging.HeaderDeadTopic: "t",
 		messaging.HeaderDeadGroup: "g", messaging.HeaderDeadTime: "2023-11-14T22:13:20Z",
-		messaging.HeaderDeadError: strings.Repeat("é", 512), "own": "v",
+		messaging.HeaderDeadError: strings.Repeat("é", 512), "own": "v", headerAttempt: nil, headerWait: nil,
 	} {
 		if p.Headers[name] != want {
 			t.Errorf("header %s = %v, want %v", name, p.Headers[name], want)
@@ -205,7 +212,10 @@ func TestSuccessorFitsInAFrame(t *testing.T) {
 
 func TestCheckRefusesWhatHasAMeaningToRabbitMQ(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"CC", "BCC"} {
+	for _, name := range []string{
+		"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count", "x-first-death-queue", "x-last-death-reason",
+		ceID, ceType, ceSource, ceSubject, ceTime, ceKey, ceContentType,
+	} {
 		if err := check("t", &messaging.Message{Headers: map[string]string{name: "x"}}); !errors.Is(err, messaging.ErrInvalid) {
 			t.Errorf("check() of header %s = %v, want ErrInvalid", name, err)
 		}
@@ -213,8 +223,79 @@ func TestCheckRefusesWhatHasAMeaningToRabbitMQ(t *testing.T) {
 	if err := check("amq.t", &messaging.Message{}); !errors.Is(err, messaging.ErrInvalid) {
 		t.Errorf("check() of topic amq.t = %v, want ErrInvalid", err)
 	}
-	if err := check("amqp", &messaging.Message{Headers: map[string]string{"cc": "x"}}); err != nil {
+	if err := check("amqp", &messaging.Message{Headers: map[string]string{"cc": "x", "cloudEvents_specversion": "1.0", "x-deaths": "x"}}); err != nil {
 		t.Errorf("check() = %v, want nil", err)
+	}
+}
+
+func TestAnonymousMessagesThatDifferHaveDifferentIDs(t *testing.T) {
+	t.Parallel()
+	id := func(change func(*amqp.Delivery)) string {
+		d := amqp.Delivery{Exchange: "e", RoutingKey: "k", Body: []byte("b"), Headers: amqp.Table{
+			"a": "1", "at": time.Unix(5, 0).UTC(), "nested": amqp.Table{"x": int32(1), "y": []any{"z"}}, ceSubject: "s",
+		}}
+		change(&d)
+		m, _ := decode(&d, "t", "g")
+		return m.ID
+	}
+	same := id(func(*amqp.Delivery) {})
+	for name, change := range map[string]func(*amqp.Delivery){
+		"in the value of a header":  func(d *amqp.Delivery) { d.Headers["a"] = "2" },
+		"in the type of a header":   func(d *amqp.Delivery) { d.Headers["a"] = int32(1) },
+		"in the name of a header":   func(d *amqp.Delivery) { delete(d.Headers, "a"); d.Headers["b"] = "1" },
+		"in a header more":          func(d *amqp.Delivery) { d.Headers["c"] = nil },
+		"in a table":                func(d *amqp.Delivery) { d.Headers["nested"] = amqp.Table{"x": int32(2), "y": []any{"z"}} },
+		"in a list":                 func(d *amqp.Delivery) { d.Headers["nested"] = amqp.Table{"x": int32(1), "y": []any{"z", nil}} },
+		"in a time":                 func(d *amqp.Delivery) { d.Headers["at"] = time.Unix(6, 0) },
+		"in an attribute":           func(d *amqp.Delivery) { d.Headers[ceSubject] = "other" },
+		"in the content's encoding": func(d *amqp.Delivery) { d.ContentEncoding = "gzip" },
+	} {
+		if id(change) == same {
+			t.Errorf("messages that differ %s have one ID", name)
+		}
+	}
+	if got := id(func(d *amqp.Delivery) {
+		d.Headers["at"] = time.Unix(5, 0).In(time.FixedZone("x", 3600))
+		for _, name := range []string{"x-death", "x-delivery-count", "CC", headerAttempt, headerWait, headerSeq} {
+			d.Headers[name] = int64(1)
+		}
+	}); got != same {
+		t.Errorf("delivered again, the message has the ID %s, want %s", got, same)
+	}
+}
+
+func TestCloudEventsWithEitherPrefixHaveTheirAttributes(t *testing.T) {
+	t.Parallel()
+	when := time.Unix(1_700_000_000, 5).UTC()
+	headers := amqp.Table{}
+	for name, value := range map[string]string{
+		"id": "1", "type": "T", "source": "/s", "subject": "sub", "partitionkey": "k", "datacontenttype": "text/plain",
+		"time": when.Format(time.RFC3339Nano), "specversion": "1.0",
+	} {
+		headers["cloudEvents:"+name] = value
+	}
+	headers[ceSubject] = "preferred"
+	want := messaging.Message{
+		ID: "1", Type: "T", Source: "/s", Subject: "preferred", Key: "k", ContentType: "text/plain", Time: when,
+		Headers: map[string]string{"cloudEvents_specversion": "1.0"},
+	}
+	d := &amqp.Delivery{Exchange: "e", Headers: headers}
+	retry := again(d, 2, 0)
+	letter := dead(d, messaging.Subscription{}, messaging.Verdict{}, 2, when)
+	for name, d := range map[string]*amqp.Delivery{"published": d, "retried": carried(retry), "set aside": carried(letter)} {
+		got, _ := decode(d, "t", "g")
+		maps.DeleteFunc(got.Headers, func(n, _ string) bool { return strings.HasPrefix(n, headersDead) })
+		if diff := equal(want, got.Message); diff != "" {
+			t.Errorf("%s, it differs (-want +got):\n%s", name, diff)
+		}
+	}
+	for name := range retry.Headers {
+		if strings.HasPrefix(name, ceColonPrefix) {
+			t.Errorf("the copy has the header %s", name)
+		}
+	}
+	if len(headers) != 9 {
+		t.Error("decode() changed the delivery")
 	}
 }
 
@@ -231,7 +312,7 @@ func FuzzBindingRoundTrip(f *testing.F) {
 		}
 		d, _ := decode(carried(encode(&m, "")), "t", "g")
 		want := m.Clone()
-		maps.DeleteFunc(want.Headers, func(n, _ string) bool { return strings.HasPrefix(n, reserved) || isAttribute(n) || isBrokers(n) })
+		maps.DeleteFunc(want.Headers, func(n, _ string) bool { return strings.HasPrefix(n, reserved) })
 		if diff := equal(want, d.Message); diff != "" {
 			t.Errorf("decode(encode(m)) differs (-want +got):\n%s", diff)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -25,6 +26,7 @@ type Broker struct {
 	out     link[*outlet]     // all publishing
 	in      link[*connection] // all consuming
 	closing chan struct{}     // closed when Close begins
+	answer  time.Duration     // how long RabbitMQ has to answer a request
 
 	mu      sync.Mutex
 	closed  bool           // guarded by mu
@@ -39,7 +41,7 @@ func New(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{set: set, closing: make(chan struct{})}
+	b := &Broker{set: set, closing: make(chan struct{}), answer: answerTimeout}
 	b.out = link[*outlet]{broker: b, what: "publish", open: b.openOutlet}
 	b.in = link[*connection]{broker: b, what: "consume", open: func(ctx context.Context) (*connection, error) {
 		return b.dial(ctx, "consume", func(*amqp.Connection) error { return nil })

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -24,10 +25,13 @@ var errDialTimeout = errors.New("no connection within 10s")
 
 // A connection is one AMQP connection and the socket under it.
 type connection struct {
-	amqp   *amqp.Connection
-	socket *socket
-	gone   chan struct{} // closed when the connection is lost or being closed
-	once   sync.Once
+	amqp    *amqp.Connection
+	socket  *socket
+	log     *slog.Logger
+	answer  time.Duration // how long the broker has to answer a request
+	blocked atomic.Bool   // the broker reads nothing from it
+	gone    chan struct{} // closed when the connection is lost or being closed
+	once    sync.Once
 }
 
 func (c *connection) lost() <-chan struct{} { return c.gone }
@@ -81,31 +85,32 @@ func (b *Broker) dial(ctx context.Context, purpose string, setup func(*amqp.Conn
 		}
 		return nil, dialError(err)
 	}
-	c := &connection{amqp: conn, socket: s, gone: make(chan struct{})}
+	log := b.set.Logger.With(slog.String("purpose", purpose))
+	c := &connection{amqp: conn, socket: s, log: log, answer: b.answer, gone: make(chan struct{})}
 	closes := conn.NotifyClose(make(chan *amqp.Error, 1))
 	blocks := conn.NotifyBlocked(make(chan amqp.Blocking, 1))
-	log := b.set.Logger.With(slog.String("purpose", purpose))
-	b.workers.Go(func() { c.watch(closes, blocks, log) })
+	b.workers.Go(func() { c.watch(closes, blocks) })
 	return c, nil
 }
 
 // watch reads what amqp091 tells about the connection, for amqp091 stops reading
 // from the broker where nobody listens, and closes it when it is no longer used.
-func (c *connection) watch(closes chan *amqp.Error, blocks chan amqp.Blocking, log *slog.Logger) {
+func (c *connection) watch(closes chan *amqp.Error, blocks chan amqp.Blocking) {
 	for waiting := true; waiting; {
 		select {
 		case blocked, ok := <-blocks:
+			c.blocked.Store(blocked.Active)
 			switch {
 			case !ok:
 				blocks = nil
 			case blocked.Active:
-				log.Warn("rabbitmq: the broker blocks publishing", slog.String("reason", blocked.Reason))
+				c.log.Warn("rabbitmq: the broker blocks publishing", slog.String("reason", blocked.Reason))
 			default:
-				log.Info("rabbitmq: the broker takes messages again")
+				c.log.Info("rabbitmq: the broker takes messages again")
 			}
 		case err := <-closes:
 			if err != nil {
-				log.Warn("rabbitmq: connection lost", slog.Any("err", err))
+				c.log.Warn("rabbitmq: connection lost", slog.Any("err", err))
 			}
 			c.shut()
 			waiting = false

@@ -48,10 +48,17 @@
 // exact Time are headers with the names of the CloudEvents AMQP binding
 // (cloudEvents_source, cloudEvents_subject, cloudEvents_partitionkey and
 // cloudEvents_time), and so is what exceeds the 255 bytes of a property. The
-// attempt travels in the header msg-attempt. Messages of other programs are read
-// with what they have: headers of other types become text, those that no
-// [messaging.Message] can have are left out, and a message without an ID gets
-// one that is computed from its properties and body.
+// prefix "cloudEvents:", which that binding allows too, is read alike. The
+// attempt travels in the header msg-attempt, and what is left of a long delay in
+// msg-wait. They count only in messages that come over the default exchange, as
+// retries do; whoever publishes to the topic cannot set them.
+//
+// Messages of other programs are read with what they have: headers of other types
+// become text, those that no [messaging.Message] can have are left out, and a
+// message without an ID gets one that is computed from its properties, headers
+// and body. Two anonymous messages that are alike in all of these, and carry no
+// timestamp that tells them apart, are therefore one message to an inbox: let
+// such programs set message-id.
 //
 // # Guarantees
 //
@@ -66,9 +73,12 @@
 //   - A delivery is acknowledged only after its retry or its dead letter is
 //     stored. If that is refused, it is delivered again.
 //   - Acknowledgements reach the broker before Subscribe returns.
-//   - A retry comes back no earlier than asked, and is not held up by others.
+//   - A retry comes back no earlier than asked, for up to a year, and is not held
+//     up by others.
 //   - A dead letter has the payload byte for byte, the headers of the original,
-//     and headers that say why it is there.
+//     and headers that say why it is there. Moved back to its queue, it has all
+//     its attempts again.
+//   - No request waits for ever for an answer that does not come.
 //   - Passwords appear in no error and no log.
 //
 // Not guaranteed:
@@ -89,10 +99,12 @@
 // Delays of 1s, 5s, 30s, 2m and 10m span a restart of what a handler depends on
 // in few queues. A heartbeat of 10s finds a dead connection within 15s.
 // Reconnecting waits up to 200ms, doubled for each failure up to 5s, a random
-// part of it each time. Payloads are limited to 16 MiB, which is RabbitMQ 4's
-// own limit. A quorum queue sets a message aside by itself after 1,000 returns,
-// far more than restarts cause: it ends the round of a message that kills every
-// process that receives it.
+// part of it each time. A request that the broker does not answer within 30s, such
+// as one to a queue that has lost its leader, costs the connection, which is made
+// again; the log names the request. Payloads are limited to 16 MiB, which is
+// RabbitMQ 4's own limit. A quorum queue sets a message aside by itself after
+// 1,000 returns, far more than restarts cause: it ends the round of a message that
+// kills every process that receives it.
 //
 // # Composition
 //
@@ -103,7 +115,10 @@
 // # Errors
 //
 // All are of package messaging: see [Broker.Publish] and [Broker.Subscribe].
-// The text names RabbitMQ's own reason. RabbitMQ ends a channel on which a
+// The text names RabbitMQ's own reason. Headers whose names belong to RabbitMQ
+// (CC, BCC, x-death and its like) or to a field of the Message (cloudEvents_id and
+// the other attributes) are [messaging.ErrInvalid]. Settle returns
+// [messaging.ErrLost] for a delivery that the broker has taken back. RabbitMQ ends a channel on which a
 // delivery stays unsettled for its consumer_timeout, 30 minutes by default; the
 // lease ends, and the message comes again.
 //

@@ -1,6 +1,8 @@
 package rabbitmq
 
 import (
+	"time"
+
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/parley-go/parley/messaging"
@@ -11,3 +13,6 @@ func Decode(d *amqp.Delivery) messaging.Message {
 	m, _ := decode(d, "", "")
 	return m.Message
 }
+
+// SetAnswerTimeout makes b wait for RabbitMQ's answers no longer than d.
+func SetAnswerTimeout(b *Broker, d time.Duration) { b.answer = d }

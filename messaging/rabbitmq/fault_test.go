@@ -86,7 +86,7 @@ func TestWhatIsConfirmedIsReceivedThoughConnectionsAreCut(t *testing.T) {
 	sub.stop()
 }
 
-func TestASettleAfterTheConnectionWasLostIsDropped(t *testing.T) {
+func TestASettleAfterTheLossDoesNothingAndReturnsErrLost(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)
 	topic := a.topic("g")
@@ -114,8 +114,8 @@ func TestASettleAfterTheConnectionWasLostIsDropped(t *testing.T) {
 	sub.awaitReady()
 	second := receive(t, accepted)
 	for _, k := range []messaging.Kind{messaging.Ack, messaging.Retry} {
-		if err := first.s.Settle(t.Context(), messaging.Verdict{Kind: k}); err != nil {
-			t.Errorf("Settle(%v) after the lease = %v, want nil", k, err)
+		if err := first.s.Settle(t.Context(), messaging.Verdict{Kind: k}); !errors.Is(err, messaging.ErrLost) {
+			t.Errorf("Settle(%v) after the lease = %v, want ErrLost", k, err)
 		}
 	}
 	if !second.d.Redelivered || second.d.ID != first.d.ID || second.d.Attempt != 1 {

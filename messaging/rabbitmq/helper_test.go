@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -268,6 +269,21 @@ type proxy struct {
 	conns  map[net.Conn]bool
 	stall  chan struct{} // closed while nothing passes; nil otherwise
 	closed bool
+	lose   func(p []byte) bool // whether to lose what a client sends; nil loses nothing
+}
+
+// loseFirst loses the first request of a class and method of AMQP 0-9-1, and
+// passes all else on.
+func (p *proxy) loseFirst(class, method byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose = func(sent []byte) bool {
+		found := bytes.Contains(sent, []byte{0, class, 0, method})
+		if found {
+			p.lose = nil
+		}
+		return found
+	}
 }
 
 // newProxy returns a proxy to the server, and the URL by which it is reached.
@@ -318,8 +334,8 @@ func (p *proxy) serve(c net.Conn) {
 	}
 	p.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { p.copy(s, c) })
-	both.Go(func() { p.copy(c, s) })
+	both.Go(func() { p.copy(s, c, true) })
+	both.Go(func() { p.copy(c, s, false) })
 	both.Wait()
 	p.mu.Lock()
 	delete(p.conns, c)
@@ -327,7 +343,7 @@ func (p *proxy) serve(c net.Conn) {
 	p.mu.Unlock()
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *proxy) copy(to, from net.Conn, up bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 32<<10)
@@ -335,7 +351,11 @@ func (p *proxy) copy(to, from net.Conn) {
 		n, err := from.Read(buf)
 		p.mu.Lock()
 		stall := p.stall
+		lost := up && p.lose != nil && p.lose(buf[:n])
 		p.mu.Unlock()
+		if lost {
+			continue
+		}
 		if stall != nil {
 			<-stall
 		}

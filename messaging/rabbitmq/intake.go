@@ -17,7 +17,7 @@ type intake struct {
 	sub    messaging.Subscription
 	queues queues
 	tag    string
-	ch     *amqp.Channel
+	ch     channel
 
 	closes     <-chan *amqp.Error
 	cancels    <-chan string
@@ -116,7 +116,7 @@ func (in *intake) pause(ctx context.Context) {
 func (in *intake) drain() {
 	in.broker.workers.Go(func() {
 		// When it succeeds, deliveries end after those already here.
-		if err := in.ch.Cancel(in.tag, false); err != nil {
+		if err := in.ch.conn.ask("cancel a consumer", func() error { return in.ch.Cancel(in.tag, false) }); err != nil {
 			in.fail(err)
 		}
 	})
@@ -153,11 +153,16 @@ func (in *intake) settled() {
 	}
 }
 
-// send passes a on to the broker, unless the intake is lost.
-func (in *intake) send(a ack) {
+// send passes a on to the broker, or reports false when the intake is lost.
+func (in *intake) send(a ack) bool {
+	if isClosed(in.gone) { // a select between the two would choose by chance
+		return false
+	}
 	select {
 	case in.acks <- a:
+		return true
 	case <-in.gone:
+		return false
 	}
 }
 
@@ -194,7 +199,8 @@ func (in *intake) acknowledge() {
 		last = time.Now()
 	}
 	for range flushRounds {
-		if isClosed(in.gone) || time.Since(last) > flushRounds*flushPause || in.ch.Qos(1, 0, false) != nil {
+		if isClosed(in.gone) || time.Since(last) > flushRounds*flushPause ||
+			in.ch.conn.ask("take acknowledgements", func() error { return in.ch.Qos(1, 0, false) }) != nil {
 			break
 		}
 		t := time.NewTimer(flushPause)
@@ -204,7 +210,7 @@ func (in *intake) acknowledge() {
 		}
 		t.Stop()
 	}
-	_ = in.ch.Close()
+	_ = in.ch.close()
 	in.fail(amqp.ErrClosed)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -53,9 +54,20 @@ type outlet struct {
 	ready map[string]bool // targets declared on this connection; the writer's alone
 	seq   int64           // the writer's alone
 
+	returns <-chan amqp.Return // what the broker returned; received under mu
+
 	mu      sync.Mutex
 	waiting map[int64]*item // sent and not yet answered, by headerSeq; guarded by mu
+	room    time.Time       // when returns last had room; guarded by mu
+	missed  bool            // a return may have been dropped; guarded by mu
 }
+
+const (
+	// maxReturns is how many returned messages may wait to be marked.
+	maxReturns = 256
+	// maxFull is well below the 5 s after which amqp091 drops a return.
+	maxFull = 2 * time.Second
+)
 
 // maxReady bounds the memory that names of targets take; past it they are
 // declared again.
@@ -74,14 +86,19 @@ func (b *Broker) openOutlet(ctx context.Context) (*outlet, error) {
 	}
 	o.connection = conn
 	closes := o.ch.NotifyClose(make(chan *amqp.Error, 1))
-	returns, fence := o.ch.NotifyReturn(make(chan amqp.Return)), o.ch.NotifyReturn(make(chan amqp.Return))
+	o.returns = o.ch.NotifyReturn(make(chan amqp.Return, maxReturns))
+	news := o.ch.NotifyReturn(make(chan amqp.Return, maxReturns))
 	b.workers.Go(func() {
 		if err := <-closes; err != nil {
 			o.fail(err)
 		}
 		o.shut()
 	})
-	b.workers.Go(func() { o.mark(returns, fence) })
+	b.workers.Go(func() {
+		for range news { // so that returns are taken also when no one waits for a confirmation
+			o.mark()
+		}
+	})
 	b.workers.Go(o.write)
 	return o, nil
 }
@@ -94,21 +111,34 @@ func (o *outlet) fail(err *amqp.Error) {
 	})
 }
 
-// mark notes which messages come back as unroutable. The broker returns a
-// message before it confirms it, and amqp091 gives a return to one listener
-// after the other, each over a channel without buffer: while mark has not taken
-// it from the second, amqp091 cannot go on to the confirmation. So whoever sees
-// the confirmation also sees the mark.
-func (o *outlet) mark(returns, fence <-chan amqp.Return) {
-	for r := range returns {
-		seq, _ := r.Headers[headerSeq].(int64)
-		o.mu.Lock()
-		it := o.waiting[seq]
-		o.mu.Unlock()
-		if it != nil {
-			it.returned.Store(true)
+// mark notes which messages came back as unroutable, and reports whether it has
+// seen all that came. The broker returns a message before it confirms it, and
+// amqp091 puts the return into the channel before it goes on to the confirmation:
+// so whoever sees a confirmation, and then calls mark, knows whether that message
+// was returned. amqp091 waits at most 5 s for room in the channel, and then drops
+// the return; so nothing is missing unless the channel was full when mark took
+// from it, and may have been for as long as that.
+func (o *outlet) mark() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		select { // never waits; under mu, so that no other mark has a return in its hand
+		case r, ok := <-o.returns:
+			if !ok {
+				return !o.missed
+			}
+			if len(o.returns) >= cap(o.returns)-1 && time.Since(o.room) >= maxFull {
+				o.missed = true
+			}
+			seq, _ := r.Headers[headerSeq].(int64)
+			if it := o.waiting[seq]; it != nil {
+				it.returned.Store(true)
+			}
+			o.room = time.Now()
+		default:
+			o.room = time.Now()
+			return !o.missed
 		}
-		<-fence
 	}
 }
 
@@ -132,6 +162,7 @@ func (o *outlet) writeBatch(c *batch) {
 		}
 		return
 	}
+	o.mark() // after a pause, to note that there is room
 	for _, it := range c.items {
 		if !o.register(c, it) {
 			return
@@ -187,7 +218,7 @@ func (o *outlet) prepare(to target, redeclare bool) error {
 	if o.ready[name] && !redeclare {
 		return nil
 	}
-	ch, err := o.amqp.Channel()
+	ch, err := o.open()
 	if err != nil {
 		return err
 	}
@@ -198,5 +229,5 @@ func (o *outlet) prepare(to target, redeclare bool) error {
 		clear(o.ready)
 	}
 	o.ready[name] = true
-	return ch.Close()
+	return ch.close()
 }

@@ -103,8 +103,15 @@ func (b *Broker) outcome(ctx context.Context, o *outlet, c *batch, it *item) (re
 		}
 	}
 	switch {
-	case confirm.Acked():
+	case confirm.Acked() && o.mark():
 		return false, nil
+	case confirm.Acked():
+		// Nobody knows whether it was returned: it goes out again.
+		if !isClosed(o.gone) {
+			o.log.Warn("rabbitmq: returned messages were not taken in time: the connection is given up")
+		}
+		o.shut()
+		return true, nil
 	case !o.ch.IsClosed():
 		return false, messaging.ErrRefused
 	}

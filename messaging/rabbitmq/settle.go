@@ -20,28 +20,41 @@ type settler struct {
 	in      *intake
 	d       amqp.Delivery
 	attempt int
-	done    atomic.Bool
+	state   atomic.Int32 // held, settled or lost
 }
 
+// The states of a settler. It leaves held once.
+const (
+	held int32 = iota
+	settled
+	lost
+)
+
 // Settle implements [messaging.Settler]. After the lease has ended it does
-// nothing: on another channel the delivery's tag would be an error that closes
-// it, and the broker has taken the message back anyway.
+// nothing and returns [messaging.ErrLost]: on another channel the delivery's tag
+// would be an error that closes it, and the broker has taken the message back
+// anyway.
 func (s *settler) Settle(ctx context.Context, v messaging.Verdict) error {
-	if !s.done.CompareAndSwap(false, true) {
-		return nil
-	}
-	defer s.in.settled()
+	to := settled
 	if isClosed(s.in.gone) {
+		to = lost
+	}
+	won := s.state.CompareAndSwap(held, to)
+	if won {
+		defer s.in.settled()
+	}
+	switch {
+	case s.state.Load() == lost:
+		return messaging.ErrLost
+	case !won:
 		return nil
 	}
 	b := s.in.broker
 	switch v.Kind {
 	case messaging.Ack:
-		s.in.send(ack{s.d.DeliveryTag, false})
-		return nil
+		return s.tell(ack{s.d.DeliveryTag, false})
 	case messaging.Release:
-		s.in.send(ack{s.d.DeliveryTag, true})
-		return nil
+		return s.tell(ack{s.d.DeliveryTag, true})
 	case messaging.Retry:
 		attempt := s.attempt
 		if !v.KeepAttempt {
@@ -54,6 +67,15 @@ func (s *settler) Settle(ctx context.Context, v messaging.Verdict) error {
 	}
 	s.in.send(ack{s.d.DeliveryTag, true})
 	return fmt.Errorf("%w: verdict of unknown kind %d", messaging.ErrInvalid, v.Kind)
+}
+
+// tell passes a on to the broker, or returns [messaging.ErrLost].
+func (s *settler) tell(a ack) error {
+	if !s.in.send(a) {
+		s.state.Store(lost)
+		return messaging.ErrLost
+	}
+	return nil
 }
 
 // Extend implements [messaging.Settler]. RabbitMQ takes no message back while
@@ -75,8 +97,7 @@ func (s *settler) replace(ctx context.Context, to target, p amqp.Publishing) err
 	it := &item{msg: p}
 	s.in.broker.publish(ctx, to, []*item{it})
 	if it.err == nil {
-		s.in.send(ack{s.d.DeliveryTag, false})
-		return nil
+		return s.tell(ack{s.d.DeliveryTag, false})
 	}
 	t := time.NewTimer(refusedPause)
 	defer t.Stop()

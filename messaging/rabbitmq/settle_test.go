@@ -284,3 +284,37 @@ func TestDeletedRungsAndDeadLetterQueuesAreDeclaredAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestADeadLetterThatIsMovedBackHasAllItsAttempts(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	topic := a.topic("g")
+	b := newBroker(t, rabbitmq.Config{RetryDelays: rungs[:1]})
+	attempts := make(chan int, 10)
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		v := messaging.Verdict{Kind: messaging.Retry}
+		if d.Attempt == 2 {
+			v.Kind = messaging.DeadLetter
+		}
+		err := s.Settle(lease, v)
+		attempts <- d.Attempt
+		return err
+	})
+	if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
+		t.Fatalf("Publish() = %v, want nil", err)
+	}
+	for round := range 2 {
+		for want := 1; want <= 2; want++ {
+			if got := receive(t, attempts); got != want {
+				t.Errorf("round %d: attempt %d, want %d", round, got, want)
+			}
+		}
+		d := a.get(topic + ".g.dlq")
+		// As a shovel does it: over the default exchange, with all headers.
+		if err := a.do(func(ch *amqp.Channel) error {
+			return ch.PublishWithContext(t.Context(), "", topic+".g", true, false, amqp.Publishing{MessageId: d.MessageId, Headers: d.Headers, Body: d.Body})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

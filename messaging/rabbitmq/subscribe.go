@@ -126,7 +126,7 @@ func (b *Broker) openIntake(ctx context.Context, conn *connection, s messaging.S
 		case result <- opened{in, err}:
 		case <-ctx.Done():
 			if err == nil {
-				_ = in.ch.Close()
+				_ = in.ch.close()
 			}
 		}
 	})
@@ -144,18 +144,22 @@ func (b *Broker) newIntake(conn *connection, s messaging.Subscription) (*intake,
 		acks: make(chan ack, s.Prefetch), idle: make(chan struct{}, 1), gone: make(chan struct{}), finish: make(chan struct{}), flushed: make(chan struct{}),
 	}
 	var err error
-	if in.ch, err = conn.amqp.Channel(); err != nil {
+	if in.ch, err = conn.open(); err != nil {
 		return nil, err
 	}
 	in.closes = in.ch.NotifyClose(make(chan *amqp.Error, 1))
 	in.cancels = in.ch.NotifyCancel(make(chan string, 1))
 	if err = b.set.declareGroup(in.ch, s.Topic, in.queues); err == nil {
-		if err = in.ch.Qos(s.Prefetch, 0, false); err == nil {
+		err = conn.ask("limit the unacknowledged", func() error { return in.ch.Qos(s.Prefetch, 0, false) })
+	}
+	if err == nil {
+		err = conn.ask("consume from queue "+in.queues.work, func() (err error) {
 			in.deliveries, err = in.ch.Consume(in.queues.work, in.tag, false, false, false, false, nil)
-		}
+			return err
+		})
 	}
 	if err != nil {
-		_ = in.ch.Close()
+		_ = in.ch.close()
 		return nil, err
 	}
 	return in, nil

@@ -285,8 +285,8 @@ func TestCloseEndsSubscribeAndItsLeases(t *testing.T) {
 	if cause := context.Cause(h.lease); !errors.Is(cause, messaging.ErrLost) {
 		t.Errorf("the lease ended with %v, want ErrLost", cause)
 	}
-	if err := h.s.Settle(t.Context(), messaging.Verdict{Kind: messaging.Retry}); err != nil {
-		t.Errorf("Settle() after the lease = %v, want nil", err)
+	if err := h.s.Settle(t.Context(), messaging.Verdict{Kind: messaging.Retry}); !errors.Is(err, messaging.ErrLost) {
+		t.Errorf("Settle() after the lease = %v, want ErrLost", err)
 	}
 	if d := a.get(topic + ".g"); !d.Redelivered {
 		t.Errorf("the message that was not settled is in the queue as %+v", d)
@@ -358,5 +358,34 @@ func TestForeignMessagesArrive(t *testing.T) {
 	second := receive(t, deliveries)
 	if second.ID != first.ID || second.Attempt != 2 || string(second.Payload) != "hello" || second.Headers["n"] != "7" {
 		t.Errorf("retried as %+v, want the same with Attempt 2", second)
+	}
+}
+
+func TestAttemptAndWaitAreBelievedOnlyOfRetries(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	topic := a.topic("g")
+	b := newBroker(t, rabbitmq.Config{RetryDelays: rungs[:1]})
+	deliveries := make(chan *messaging.Delivery, 10)
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		v := messaging.Verdict{}
+		if d.Attempt == 1 {
+			v = messaging.Verdict{Kind: messaging.Retry, After: 150 * time.Millisecond} // through two rungs
+		}
+		err := s.Settle(lease, v)
+		deliveries <- d
+		return err
+	})
+	if err := a.do(func(ch *amqp.Channel) error {
+		return ch.PublishWithContext(t.Context(), topic, "any.key", true, false, amqp.Publishing{
+			MessageId: "1", Headers: amqp.Table{"msg-attempt": int64(9), "msg-wait": int64(1 << 40)},
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{1, 2} {
+		if d := receive(t, deliveries); d.Attempt != want {
+			t.Errorf("delivered with attempt %d, want %d", d.Attempt, want)
+		}
 	}
 }

@@ -23,7 +23,7 @@ type target struct {
 	// queue is the routing key for the default exchange. It is empty where
 	// exchange is set: then each message has its own.
 	queue   string
-	declare func(*amqp.Channel) error
+	declare func(channel) error
 }
 
 func (t target) name() string { return t.exchange + "\x00" + t.queue }
@@ -31,7 +31,7 @@ func (t target) name() string { return t.exchange + "\x00" + t.queue }
 // toTopic is the target of a Publish. A topic exchange lets other programs bind
 // queues of their own by type of message; a group's queue takes all.
 func (s *settings) toTopic(topic string) target {
-	return target{exchange: topic, declare: func(ch *amqp.Channel) error { return declareTopic(ch, topic) }}
+	return target{exchange: topic, declare: func(ch channel) error { return declareTopic(ch, topic) }}
 }
 
 // toRung is the target of a Retry: a queue without consumers whose messages all
@@ -39,21 +39,21 @@ func (s *settings) toTopic(topic string) target {
 // to the work queue.
 func (s *settings) toRung(q queues, delay time.Duration) target {
 	if delay == 0 {
-		return target{queue: q.work, declare: func(ch *amqp.Channel) error { return s.declareWork(ch, q) }}
+		return target{queue: q.work, declare: func(ch channel) error { return s.declareWork(ch, q) }}
 	}
-	return target{queue: q.rung(delay), declare: func(ch *amqp.Channel) error { return s.declareRung(ch, q, delay) }}
+	return target{queue: q.rung(delay), declare: func(ch channel) error { return s.declareRung(ch, q, delay) }}
 }
 
 // toDead is the target of a DeadLetter.
 func (s *settings) toDead(q queues) target {
-	return target{queue: q.dead, declare: func(ch *amqp.Channel) error { return s.declareDead(ch, q) }}
+	return target{queue: q.dead, declare: func(ch channel) error { return s.declareDead(ch, q) }}
 }
 
 // declareGroup declares all that a group needs, before its first delivery. That
 // includes the rungs: RabbitMQ 3.10 was seen to forget a quorum queue, with
 // 1,000 messages that it had confirmed, when it was killed in the second after
 // the queue was made. A rung made for its first message would always be so young.
-func (s *settings) declareGroup(ch *amqp.Channel, topic string, q queues) error {
+func (s *settings) declareGroup(ch channel, topic string, q queues) error {
 	if err := declareTopic(ch, topic); err != nil {
 		return err
 	}
@@ -68,14 +68,16 @@ func (s *settings) declareGroup(ch *amqp.Channel, topic string, q queues) error 
 			return err
 		}
 	}
-	return ch.QueueBind(q.work, "#", topic, false, nil)
+	return ch.conn.ask("bind queue "+q.work, func() error { return ch.QueueBind(q.work, "#", topic, false, nil) })
 }
 
-func declareTopic(ch *amqp.Channel, topic string) error {
-	return ch.ExchangeDeclare(topic, amqp.ExchangeTopic, true, false, false, false, nil)
+func declareTopic(ch channel, topic string) error {
+	return ch.conn.ask("declare exchange "+topic, func() error {
+		return ch.ExchangeDeclare(topic, amqp.ExchangeTopic, true, false, false, false, nil)
+	})
 }
 
-func (s *settings) declareWork(ch *amqp.Channel, q queues) error {
+func (s *settings) declareWork(ch channel, q queues) error {
 	args := s.deadLettering(q.dead)
 	if !s.Classic {
 		args["x-delivery-limit"] = int64(deliveryLimit)
@@ -83,13 +85,13 @@ func (s *settings) declareWork(ch *amqp.Channel, q queues) error {
 	return declareQueue(ch, q.work, args)
 }
 
-func (s *settings) declareRung(ch *amqp.Channel, q queues, delay time.Duration) error {
+func (s *settings) declareRung(ch channel, q queues, delay time.Duration) error {
 	args := s.deadLettering(q.work)
 	args[amqp.QueueMessageTTLArg] = delay.Milliseconds()
 	return declareQueue(ch, q.rung(delay), args)
 }
 
-func (s *settings) declareDead(ch *amqp.Channel, q queues) error {
+func (s *settings) declareDead(ch channel, q queues) error {
 	args := s.queueType()
 	if !s.Classic {
 		args["x-delivery-limit"] = int64(noLimit)
@@ -119,7 +121,9 @@ func (s *settings) queueType() amqp.Table {
 	return amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
 }
 
-func declareQueue(ch *amqp.Channel, name string, args amqp.Table) error {
-	_, err := ch.QueueDeclare(name, true, false, false, false, args)
-	return err
+func declareQueue(ch channel, name string, args amqp.Table) error {
+	return ch.conn.ask("declare queue "+name, func() error {
+		_, err := ch.QueueDeclare(name, true, false, false, false, args)
+		return err
+	})
 }
