@@ -36,7 +36,9 @@ type Broker interface {
 	// reconnects.
 	//
 	// It calls deliver from one goroutine per ordering unit, in order, and never
-	// has more than s.Prefetch deliveries accepted and unsettled.
+	// has more than s.Prefetch deliveries accepted and unsettled. When deliver
+	// ends that goroutine by a panic or runtime.Goexit, what it has accepted is
+	// lost to it, as with a connection, and comes again.
 	Subscribe(ctx context.Context, s Subscription, deliver Deliver) error
 	// Promises states what this broker guarantees.
 	Promises() Promises
@@ -51,12 +53,14 @@ type Broker interface {
 //
 // lease ends, with cause [ErrLost], when the broker takes the message back (the
 // connection is gone, the partition revoked): the message will come again, and
-// whatever is settled after that has no effect. A non-nil result means that the
+// whatever is settled after that has no effect, and [ErrLost] says so. A non-nil
+// result means that the
 // delivery was not accepted and must be released.
 type Deliver func(lease context.Context, d *Delivery, s Settler) error
 
 // A Settler ends one delivery. The first Settle wins, later ones do nothing and
-// return nil. Its methods are safe for concurrent use.
+// return nil. Once the delivery is lost, unsettled, Settle does nothing and
+// returns [ErrLost], each time. Its methods are safe for concurrent use.
 type Settler interface {
 	// Settle carries the verdict out. A Retry or DeadLetter acknowledges the
 	// original only after its successor is safely stored: on an error nothing is

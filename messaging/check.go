@@ -58,6 +58,9 @@ func checkMessage(m *Message, limit int) error {
 		if err := checkName("header", name); err != nil {
 			return err
 		}
+		if ownedName(name) {
+			return fmt.Errorf("%w: the header name %q belongs to brokers and their adapters, see Message.Headers: choose another", ErrInvalid, name)
+		}
 		if err := checkText(name, value); err != nil {
 			return err
 		}
@@ -97,6 +100,22 @@ func checkName(what, name string) error {
 			ErrInvalid, what, clip(name, maxName), maxName)
 	}
 	return nil
+}
+
+// ownedName reports whether some broker or adapter sets the header by itself, or
+// acts on it: RabbitMQ copies a message to the queues that CC names. Refused
+// everywhere, it cannot get lost on one broker and arrive on another.
+func ownedName(name string) bool {
+	switch name = strings.ToLower(name); name {
+	case "cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count":
+		return true
+	}
+	for _, prefix := range [...]string{"cloudevents_", "ce_", "ce-", "x-first-death-", "x-last-death-"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // clip shortens s to at most n bytes without cutting a character.

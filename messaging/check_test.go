@@ -50,6 +50,21 @@ func TestCheckSaysOfEachMessageWhatIsWrongWithIt(t *testing.T) {
 	}
 }
 
+func TestCheckRefusesHeadersThatBrokersOwn(t *testing.T) {
+	for name, owned := range map[string]bool{
+		"cloudEvents_subject": true, "cloudevents_own": true, "ce_id": true, "ce-id": true, "Ce-Id": true, "CC": true, "BCC": true, "cc": true,
+		"x-death": true, "x-delivery-count": true, "x-acquired-count": true, "x-first-death-queue": true, "x-last-death-reason": true,
+		"x-request-id": false, "x-deaths": false, "traceparent": false, "cent": false, "CCC": false, "certificate": false, "msg-attempt": false,
+	} {
+		m := messaging.NewMessage("T", nil)
+		m.Headers = map[string]string{name: "v"}
+		err := messaging.Check("t", 5, []messaging.Message{m})
+		if errors.Is(err, messaging.ErrInvalid) != owned || (err == nil) == owned {
+			t.Errorf("Check() with header %s = %v, want ErrInvalid: %t", name, err, owned)
+		}
+	}
+}
+
 func TestCheckRefusesEveryMessageForABadTopic(t *testing.T) {
 	m := messaging.NewMessage("T", nil)
 	err := messaging.Check("a b", 5, []messaging.Message{m, m})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,7 +94,7 @@ type Consumer struct {
 // that is wrong with cfg, and is [ErrInvalid].
 func NewConsumer(b Broker, cfg ConsumerConfig) (*Consumer, error) {
 	cfg, faults := cfg.withDefaults()
-	if b == nil {
+	if v := reflect.ValueOf(b); b == nil || v.Kind() == reflect.Pointer && v.IsNil() {
 		faults = append(faults, "the Broker is nil")
 	}
 	if faults != nil {
@@ -158,6 +159,16 @@ func wrap(h Handler, mw []Middleware) (Handler, error) {
 // Ready returns a channel that is closed when every subscription has been
 // established for the first time: from then on no message is missed, and on
 // brokers that refuse what no group would receive, Publish succeeds.
+//
+// It is never closed when Run ends before that, so wait for both:
+//
+//	ended := make(chan error, 1)
+//	go func() { ended <- c.Run(ctx) }()
+//	select {
+//	case <-c.Ready():
+//	case err := <-ended:
+//		return err
+//	}
 func (c *Consumer) Ready() <-chan struct{} { return c.ready }
 
 // Run subscribes, and handles messages until ctx ends. Then it takes in nothing

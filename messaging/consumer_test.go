@@ -26,6 +26,12 @@ func TestNewConsumerReportsAllFaultsOnOneLine(t *testing.T) {
 	}
 }
 
+func TestNewConsumerRefusesANilPointerAsBroker(t *testing.T) {
+	if _, err := messaging.NewConsumer((*script)(nil), messaging.ConsumerConfig{}); !errors.Is(err, messaging.ErrInvalid) {
+		t.Errorf("NewConsumer() = %v, want ErrInvalid", err)
+	}
+}
+
 func TestRunReportsAllFaultsOfHandleAtOnce(t *testing.T) {
 	c, err := messaging.NewConsumer(newScript(), messaging.ConsumerConfig{})
 	if err != nil {

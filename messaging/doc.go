@@ -28,13 +28,17 @@
 //	  with Rejected() true          Retry that counts as no attempt, so never "exhausted"
 //	Permanent(err)                  DeadLetter "permanent", at once
 //	a payload that Typed refuses    DeadLetter "decode", at once
-//	panic or runtime.Goexit         as an error; the stack of a panic is logged
+//	panic or runtime.Goexit         as an error; the stack of a panic is logged; so
+//	                                where Backoff or a method of the error does it
 //	any error after ErrDrain        Release: back to the broker, as if not delivered
 //	anything after ErrLost          nothing: the broker has taken the message back
 //
 // The first line that fits from below counts. RetryAfter and Rejected are
-// methods of errors, found by errors.As: the errors of package breaker have
-// them, so that an open breaker postpones messages and dead-letters none.
+// methods of errors, found in what an error wraps: the errors of package breaker
+// have them, so that an open breaker postpones messages and dead-letters none.
+// An error that wraps several (errors.Join, more than one %w) counts as rejected
+// only when all of them do, save constants of a string type such as a [Reason],
+// which only name it: a failure beside a rejection was an attempt.
 //
 // A retry waits at the broker, not in the handler, so it holds nothing up. The
 // dead letters of a group keep the message byte for byte, with the headers
@@ -67,8 +71,11 @@
 // Not guaranteed: that a message is handled once. A crash or a lost connection
 // between the handler's end and the acknowledgement delivers it again, and so
 // does publishing again after [ErrNotConfirmed]; the ID stays the same, so let
-// an inbox (idempotency.Inbox) drop what was done before. Order does not survive
-// a retry: the messages behind a failing one pass it. It does not hold between
+// an inbox drop what was done before, by [Delivery.InboxID]:
+//
+//	h = idempotency.Inbox(guard, "orders/mail", (*messaging.Delivery).InboxID, h)
+//
+// Order does not survive a retry: the messages behind a failing one pass it. It does not hold between
 // several Consumers of one group, either, unless the broker gives each key to
 // one of them.
 //

@@ -117,6 +117,29 @@ func (e *afterError) Error() string             { return e.err.Error() }
 func (e *afterError) Unwrap() error             { return e.err }
 func (e *afterError) RetryAfter() time.Duration { return e.after }
 
+// A readError is an error whose text was read once.
+type readError struct {
+	err  error
+	text string
+}
+
+func (e *readError) Error() string { return e.text }
+func (e *readError) Unwrap() error { return e.err }
+
+// readable returns err with a text that logs, hooks and brokers can read, though
+// its Error method should panic, as that of a nil pointer may.
+func readable(err error) (e error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			e = &readError{err, fmt.Sprintf("messaging: an error of type %T, whose Error method panicked: %v", err, p)}
+		}
+	}()
+	return &readError{err, err.Error()}
+}
+
 // deadReason returns the reason for which err forbids another attempt, or "".
 func deadReason(err error) string {
 	if m, ok := errors.AsType[*markedError](err); ok {

@@ -25,8 +25,9 @@ type Settled struct {
 	// Delivery is what was handled, as the handler left it. It is the handler's:
 	// read it, do not keep it.
 	Delivery *Delivery
-	// Verdict is what the Consumer asked of the broker. Verdict.Err is what the
-	// handler returned.
+	// Verdict is what the Consumer asked of the broker. Verdict.Err wraps what the
+	// handler returned, and its text is safe to read though the Error method of
+	// the handler's error should panic.
 	Verdict Verdict
 	// Err is nil when the verdict was carried out. Otherwise the message comes
 	// again: [ErrLost] means that the broker had taken it back, and anything else

@@ -2,6 +2,7 @@ package messaging
 
 import (
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/parley-go/parley/internal/uuid"
@@ -37,7 +38,12 @@ type Message struct {
 	// Headers are further facts, such as a trace context. Names are 1 to 128
 	// characters of letters, digits, '-', '_' and '.'; values are UTF-8 without
 	// NUL; all together at most [MaxHeaderBytes]. Names that begin with "msg-"
-	// belong to this package, which sets them and drops them on Publish.
+	// belong to this package, which sets them and drops them on Publish. Names
+	// that brokers and their adapters use themselves are [ErrInvalid], on every
+	// broker and in any case of letters: those that begin with "cloudEvents_",
+	// "ce_", "ce-", "x-first-death-" or "x-last-death-", and x-death,
+	// x-delivery-count, x-acquired-count, CC and BCC. Better leave all names that
+	// begin with "x-" to brokers.
 	Headers map[string]string
 	// Payload is the body, opaque to parley. Nil and empty are the same.
 	Payload []byte
@@ -67,4 +73,21 @@ type Delivery struct {
 	Attempt int
 	// Redelivered reports that the broker may have delivered the message before.
 	Redelivered bool
+}
+
+// InboxID returns what an inbox is to remember the message by: its Source and ID
+// together, for by CloudEvents 1.0 an ID is unique within its source only, so
+// two services that number their events may send the same. It is empty when the
+// ID is, and different for different pairs otherwise.
+//
+// A group is one of a topic, so give the inbox the name Topic + "/" + Group: two
+// topics may have groups of one name, and each handles the message.
+//
+//	h = idempotency.Inbox(guard, "orders/mail", (*messaging.Delivery).InboxID, h)
+func (d *Delivery) InboxID() string {
+	if d.ID == "" {
+		return ""
+	}
+	// The length says where Source ends, whatever is in it.
+	return strconv.Itoa(len(d.Source)) + ":" + d.Source + ":" + d.ID
 }

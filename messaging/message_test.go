@@ -86,3 +86,28 @@ func TestDeadHeadersFitEveryBroker(t *testing.T) {
 		t.Error("a verdict without Err has the header of an error")
 	}
 }
+
+func TestInboxIDDiffersWhereSourceOrIDDoes(t *testing.T) {
+	seen := map[string]string{}
+	for _, m := range [][2]string{
+		{"", "1"}, {"/orders", "1"}, {"/users", "1"}, {"/orders", "2"}, {"a", ":b"}, {"a:", "b"}, {"ab", "c"}, {"a", "bc"}, {"1:a", "b"}, {"", "1:a:b"},
+	} {
+		d := &messaging.Delivery{Message: messaging.Message{Source: m[0], ID: m[1]}, Topic: "t", Group: "g"}
+		id := d.InboxID()
+		if other, ok := seen[id]; ok || id == "" {
+			t.Errorf("InboxID() of %q = %q, that of %s too", m, id, other)
+		}
+		seen[id] = m[0] + " and " + m[1]
+		d.Attempt, d.Redelivered, d.Topic, d.Group = 7, true, "u", "h"
+		if again := d.InboxID(); again != id {
+			t.Errorf("InboxID() of a later attempt = %q, want %q again", again, id)
+		}
+	}
+}
+
+func TestInboxIDIsEmptyWithoutAnID(t *testing.T) {
+	d := &messaging.Delivery{Message: messaging.Message{Source: "/orders"}}
+	if got := d.InboxID(); got != "" {
+		t.Errorf("InboxID() = %q, want none: messages without an ID are not all the same", got)
+	}
+}

@@ -23,6 +23,10 @@ const (
 // errGoexit is the failure of a handler that ended its goroutine.
 const errGoexit Reason = "the handler called runtime.Goexit"
 
+// errGoexitAfter is the failure of a handler after which Backoff, or a method of
+// the handler's error, ended the goroutine.
+const errGoexitAfter Reason = "the handler's error or Backoff called runtime.Goexit"
+
 // A subscriber runs one subscription: the broker's goroutine sorts deliveries
 // into lanes, and one goroutine for each lane handles them one by one. A keyed
 // delivery goes to the lane of its key, which keeps its order; those without a
@@ -182,13 +186,37 @@ func (s *subscriber) handle(ctx, intake, drain context.Context, j job) {
 		}
 		took := time.Since(began)
 		cancel()
-		s.settle(j, s.cfg.verdict(err, j.attempt, drain.Err() != nil), took)
+		s.conclude(j, err, drain.Err() != nil, took)
 	}()
 	err = s.do(ctx, j.d)
 }
 
+// conclude settles j by what its handler did. The methods of err and Backoff are
+// other people's code: when they panic or call runtime.Goexit, that is the
+// failure, after which the default Backoff counts.
+func (s *subscriber) conclude(j job, err error, drained bool, took time.Duration) {
+	var v Verdict
+	judged := false
+	defer func() {
+		if !judged {
+			var failure error = errGoexitAfter
+			if p := recover(); p != nil {
+				failure = fmt.Errorf("messaging: the handler's error or Backoff panicked: %v", p)
+				s.log.Error("messaging: handler's error or Backoff panicked", slog.String("id", j.id), slog.Any("err", failure), slog.String("stack", string(debug.Stack())))
+			}
+			own := *s.cfg
+			own.Backoff = backoff
+			v = own.verdict(failure, j.attempt, drained)
+		}
+		s.settle(j, v, took)
+	}()
+	v = s.cfg.verdict(err, j.attempt, drained)
+	judged = true
+}
+
 // settle carries v out, unless the broker has taken the message back.
 func (s *subscriber) settle(j job, v Verdict, took time.Duration) {
+	v.Err = readable(v.Err)
 	err := context.Cause(j.lease)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(j.lease, settleTimeout)

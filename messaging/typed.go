@@ -25,7 +25,12 @@ func (JSON) Decode(m *Message, v any) error { return json.Unmarshal(m.Payload, v
 // Typed returns a Handler that decodes each payload into a new T and passes it
 // to fn. A payload that cannot be decoded is dead-lettered at its first attempt,
 // with [ReasonDecode]. What fn returns is returned as it is.
+//
+// Where codec or fn is nil, so is the Handler, which [Consumer.Run] reports.
 func Typed[T any](codec Codec, fn func(context.Context, T, *Delivery) error) Handler {
+	if codec == nil || fn == nil {
+		return nil
+	}
 	return func(ctx context.Context, d *Delivery) error {
 		var v T
 		if err := codec.Decode(&d.Message, &v); err != nil {

@@ -77,3 +77,19 @@ func TestTypedTakesAnyCodec(t *testing.T) {
 		t.Errorf("Handler = %v with %q, want nil with HELLO", err, got)
 	}
 }
+
+func TestTypedWithoutCodecOrFunctionIsReportedByRun(t *testing.T) {
+	fn := func(context.Context, order, *messaging.Delivery) error { return nil }
+	for name, h := range map[string]messaging.Handler{
+		"codec": messaging.Typed(nil, fn), "function": messaging.Typed[order](messaging.JSON{}, nil),
+	} {
+		c, err := messaging.NewConsumer(newScript(), messaging.ConsumerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Handle(messaging.Subscription{Topic: "t", Group: "g"}, h)
+		if err := c.Run(t.Context()); !errors.Is(err, messaging.ErrInvalid) || !strings.Contains(err.Error(), "a handler is nil") {
+			t.Errorf("Run() without a %s = %v, want ErrInvalid that says that the handler is nil", name, err)
+		}
+	}
+}

@@ -3,10 +3,11 @@ package messaging
 import (
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"time"
 )
 
-// These are the facts that errors of other packages carry, found by errors.As.
+// These are the facts that errors of other packages carry.
 type (
 	delayer interface {
 		error
@@ -31,8 +32,7 @@ func (c *ConsumerConfig) verdict(err error, attempt int, drained bool) Verdict {
 	case reason != "":
 		return Verdict{Kind: DeadLetter, Reason: reason, Err: err}
 	}
-	r, ok := errors.AsType[rejecter](err)
-	rejected := ok && r.Rejected()
+	rejected := isRejected(err)
 	if attempt >= c.MaxAttempts && !rejected {
 		return Verdict{Kind: DeadLetter, Reason: ReasonExhausted, Err: err}
 	}
@@ -41,6 +41,42 @@ func (c *ConsumerConfig) verdict(err error, attempt int, drained bool) Verdict {
 		after = max(after, d.RetryAfter())
 	}
 	return Verdict{Kind: Retry, After: after, KeepAttempt: rejected, Err: err}
+}
+
+// isRejected reports whether err says that no attempt was made. The outermost
+// Rejected method of a chain decides. Where errors were joined, all must be
+// rejected, for otherwise there was a failure too, which counts. Those of a
+// string type, such as a Reason, are no failures: they name the others for
+// errors.Is.
+func isRejected(err error) bool {
+	for err != nil {
+		if r, ok := err.(rejecter); ok { //nolint:errorlint // so is this
+			return r.Rejected()
+		}
+		switch e := err.(type) { //nolint:errorlint // this is the walk through what err wraps
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			return allRejected(e.Unwrap())
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+func allRejected(errs []error) bool {
+	some := false
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case isRejected(err):
+			some = true
+		case reflect.TypeOf(err).Kind() != reflect.String:
+			return false
+		}
+	}
+	return some
 }
 
 const (

@@ -48,6 +48,11 @@ func TestDeliveryIsSettledByWhatItsHandlerDid(t *testing.T) {
 		{"Rejected retries without an attempt", 2, failure(rejection{}), retry(2*time.Second, true)},
 		{"Rejected is never exhausted", last, failure(fmt.Errorf("call: %w", rejection{time.Minute})), retry(time.Minute, true)},
 		{"Permanent outdoes Rejected", 1, failure(messaging.Permanent(rejection{})), dead("permanent")},
+		{"a failure joined with a rejection is a failed attempt", 1, failure(errors.Join(errFailed, rejection{})), retry(time.Second, false)},
+		{"a rejection joined with a failure is exhausted at the last", last, failure(errors.Join(rejection{}, errFailed)), dead("exhausted")},
+		{"two rejections joined are one", last, failure(errors.Join(rejection{}, fmt.Errorf("call: %w", rejection{}))), retry(last*time.Second, true)},
+		{"a Reason beside a rejection only names it", last, failure(fmt.Errorf("%w: %w", messaging.ErrRefused, rejection{})), retry(last*time.Second, true)},
+		{"Reasons alone are no rejection", 1, failure(errors.Join(messaging.ErrRefused, messaging.ErrClosed)), retry(time.Second, false)},
 		{"a panic is a failed attempt", 1, func(context.Context, *messaging.Delivery) error { panic("no") }, retry(time.Second, false)},
 		{"a panic at the last attempt is exhausted", last, func(context.Context, *messaging.Delivery) error { panic(errFailed) }, dead("exhausted")},
 		{"runtime.Goexit is a failed attempt", 1, func(context.Context, *messaging.Delivery) error { runtime.Goexit(); return nil }, retry(time.Second, false)},
@@ -75,6 +80,103 @@ func TestDeliveryIsSettledByWhatItsHandlerDid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hostile is an error whose methods panic for a nil pointer.
+type hostile struct{ text string }
+
+func (e *hostile) Error() string { return e.text }
+
+// fussy does so when it is asked for what it knows.
+type fussy struct{ rejected, after, text bool }
+
+func (e fussy) Error() string {
+	if e.text {
+		panic("no text")
+	}
+	return "fussy"
+}
+
+func (e fussy) Rejected() bool {
+	if e.rejected {
+		panic("no opinion")
+	}
+	return false
+}
+
+func (e fussy) RetryAfter() time.Duration {
+	if e.after {
+		panic("no time")
+	}
+	return 0
+}
+
+func TestErrorOrBackoffThatPanicsIsAFailedAttempt(t *testing.T) {
+	var typedNil *hostile
+	pause := func(int) time.Duration { return time.Minute }
+	for _, c := range []struct {
+		name    string
+		err     error
+		backoff func(int) time.Duration
+		after   bool // the Backoff given counts
+		says    string
+	}{
+		{"Error of a nil pointer", typedNil, pause, true, "*messaging_test.hostile, whose Error method panicked"},
+		{"Error", fussy{text: true}, pause, true, "no text"},
+		{"Rejected", fussy{rejected: true}, pause, false, "no opinion"},
+		{"RetryAfter", fussy{after: true}, pause, false, "no time"},
+		{"Backoff", errFailed, func(int) time.Duration { panic("no backoff") }, false, "no backoff"},
+		{"Goexit in Backoff", errFailed, func(int) time.Duration { runtime.Goexit(); return 0 }, false, "runtime.Goexit"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ends []messaging.Settled
+				b := newScript()
+				r := runOne(t, b, messaging.ConsumerConfig{
+					MaxAttempts: 2, Concurrency: 1, Backoff: c.backoff, OnSettle: func(s messaging.Settled) { ends = append(ends, s) },
+				}, func(context.Context, *messaging.Delivery) error { return c.err })
+				first, second := delivery("first", 1), delivery("second", 2)
+				b.deliver(first)
+				b.deliver(second)
+				if err := r.end(); err != nil {
+					t.Errorf("Run() = %v, want nil", err)
+				}
+				got := first.verdict(t)
+				if got.Kind != messaging.Retry || got.KeepAttempt || (got.After == time.Minute) != c.after || got.After <= 0 {
+					t.Errorf("verdict at attempt 1 = %+v, want a Retry after the Backoff given: %t", got, c.after)
+				}
+				if got.Err == nil || !strings.Contains(got.Err.Error(), c.says) {
+					t.Errorf("error = %v, want %q in it", got.Err, c.says)
+				}
+				if got := second.verdict(t); c.err != errFailed && (got.Kind != messaging.DeadLetter || got.Reason != messaging.ReasonExhausted) { //nolint:errorlint // the table's
+					t.Errorf("verdict at the last attempt = %+v, want exhausted", got)
+				}
+				if len(ends) != 2 {
+					t.Errorf("OnSettle was called %d times, want 2", len(ends))
+				}
+				text := messaging.DeadHeaders(&second.d, got, time.Now())[messaging.HeaderDeadError]
+				if !strings.Contains(text, c.says) {
+					t.Errorf("DeadHeaders() says %q, want %q in it", text, c.says)
+				}
+			})
+		})
+	}
+}
+
+func TestVerdictWrapsTheHandlersErrorWithItsText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{}, func(context.Context, *messaging.Delivery) error {
+			return fmt.Errorf("save: %w", pushback(time.Hour))
+		})
+		d := delivery("m", 1)
+		b.deliver(d)
+		_ = r.end()
+		err := d.verdict(t).Err
+		if _, ok := errors.AsType[pushback](err); !ok || err.Error() != "save: too many requests" {
+			t.Errorf("error = %v, want the handler's in it", err)
+		}
+	})
 }
 
 func TestNegativeBackoffIsNone(t *testing.T) {

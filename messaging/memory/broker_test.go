@@ -210,19 +210,3 @@ func TestCloseReportsACallThatDoesNotEnd(t *testing.T) {
 		}
 	})
 }
-
-func TestSettleAfterCloseDoesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBroker(t, memory.Config{})
-		s := subscribe(t, b, "g", 0, nil)
-		publish(t, b, numbered(0))
-		a := s.receive()
-		if err := b.Close(t.Context()); err != nil {
-			t.Errorf("Close() = %v, want nil", err)
-		}
-		a.settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
-		if got := b.DeadLetters("t", "g"); len(got) != 0 {
-			t.Errorf("%d dead letters, want 0", len(got))
-		}
-	})
-}

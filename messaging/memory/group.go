@@ -3,6 +3,7 @@ package memory
 import (
 	"container/heap"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,8 +60,6 @@ func (g *group) wake() {
 
 // take returns the entry to deliver next, or nil and how long it is until the
 // next delayed one is due, 0 when there is none.
-//
-// Whoever takes an entry stops watching what is aside, so it wakes another.
 func (g *group) take() (*entry, time.Duration) {
 	if g.aside.Load() == 0 {
 		return g.first(), 0
@@ -69,10 +68,18 @@ func (g *group) take() (*entry, time.Duration) {
 	if e == nil {
 		e = g.first()
 	}
-	if e != nil && g.aside.Load() > 0 {
-		g.wake()
+	if e != nil {
+		g.passOn()
 	}
 	return e, wait
+}
+
+// passOn wakes another subscriber, if anything is aside: whoever takes an entry,
+// wherever from, stops watching that.
+func (g *group) passOn() {
+	if g.aside.Load() > 0 {
+		g.wake()
+	}
 }
 
 // first returns the entry that has been ready longest, or nil.
@@ -122,7 +129,8 @@ func (g *group) retry(e *entry, after time.Duration) {
 		g.ready <- e
 		return
 	}
-	e.order = int64(time.Since(g.base) + after)
+	now := time.Since(g.base)
+	e.order = int64(now + min(after, math.MaxInt64-now)) // without an overflow
 	g.setAside(&g.delayed, e)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +15,11 @@ import (
 type subscriber struct {
 	broker   *Broker
 	group    *group
-	prefetch int64
-	open     atomic.Int64  // deliveries handed out and not settled
+	prefetch int
 	freed    chan struct{} // told when open drops below prefetch, and to 0
+
+	mu   sync.Mutex
+	open map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
 }
 
 // Subscribe hands the messages of a group to deliver, one after the other, until
@@ -36,12 +39,14 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 		return err
 	}
 	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(messaging.ErrLost)
-	sub := &subscriber{broker: b, prefetch: int64(s.Prefetch), freed: make(chan struct{}, 1)}
+	sub := &subscriber{broker: b, prefetch: s.Prefetch, freed: make(chan struct{}, 1), open: map[*handout]struct{}{}}
 	if !b.join(sub, s, end) {
+		end(messaging.ErrLost)
 		return messaging.ErrClosed
 	}
-	defer b.leave(sub)
+	defer b.leave(sub)           // at last,
+	defer sub.lose()             // when nobody settles under
+	defer end(messaging.ErrLost) // a live lease
 	if s.OnReady != nil {
 		s.OnReady()
 	}
@@ -83,7 +88,7 @@ func (s *subscriber) run(ctx, lease context.Context, deliver messaging.Deliver) 
 			s.hand(lease, e, deliver)
 		}
 	}
-	for s.open.Load() > 0 && lease.Err() == nil {
+	for s.unsettled() > 0 && lease.Err() == nil {
 		select {
 		case <-s.freed:
 		case <-lease.Done():
@@ -100,7 +105,7 @@ func (s *subscriber) run(ctx, lease context.Context, deliver messaging.Deliver) 
 func (s *subscriber) take(ctx, lease context.Context) *entry {
 	ready, nudge := s.group.ready, s.group.nudge
 	var due <-chan time.Time
-	if s.open.Load() >= s.prefetch {
+	if s.unsettled() >= s.prefetch {
 		ready, nudge = nil, nil
 	} else {
 		e, wait := s.group.take()
@@ -115,6 +120,7 @@ func (s *subscriber) take(ctx, lease context.Context) *entry {
 	}
 	select {
 	case e := <-ready:
+		s.group.passOn()
 		return e
 	case <-nudge:
 	case <-due:
@@ -130,10 +136,12 @@ func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Del
 	if e.seq == 0 {
 		e.seq = s.group.next.Add(1)
 	}
-	s.open.Add(1)
 	h := &handout{sub: s, entry: e, d: messaging.Delivery{
 		Message: e.msg.Clone(), Topic: s.group.topic, Group: s.group.name, Attempt: e.attempt, Redelivered: e.redelivered,
 	}}
+	s.mu.Lock()
+	s.open[h] = struct{}{}
+	s.mu.Unlock()
 	accepted := false
 	defer func() { // also when deliver panics or calls runtime.Goexit
 		if !accepted {
@@ -143,9 +151,34 @@ func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Del
 	accepted = deliver(lease, &h.d, h) == nil
 }
 
-// settled counts a delivery as settled.
-func (s *subscriber) settled() {
-	if n := s.open.Add(-1); n == 0 || n == s.prefetch-1 {
+// unsettled returns how many deliveries are handed out.
+func (s *subscriber) unsettled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// lose takes back what is handed out. There is something when the Broker was
+// closed, or when deliver ended the goroutine that is leaving.
+func (s *subscriber) lose() {
+	s.mu.Lock()
+	open := s.open
+	s.open = nil
+	s.mu.Unlock()
+	for h := range open {
+		if h.state.CompareAndSwap(held, lost) {
+			s.group.release(h.entry)
+		}
+	}
+}
+
+// settled counts h as settled.
+func (s *subscriber) settled(h *handout) {
+	s.mu.Lock()
+	delete(s.open, h)
+	n := len(s.open)
+	s.mu.Unlock()
+	if n == 0 || n == s.prefetch-1 {
 		select {
 		case s.freed <- struct{}{}:
 		default:
@@ -158,20 +191,30 @@ type handout struct {
 	d     messaging.Delivery
 	sub   *subscriber
 	entry *entry
-	done  atomic.Bool
+	state atomic.Int32 // held, settled or lost
 }
+
+// The states of a handout. It leaves held once, for good.
+const (
+	held int32 = iota
+	settled
+	lost
+)
 
 // Settle implements [messaging.Settler]. It never waits.
 func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
-	if !h.done.CompareAndSwap(false, true) {
-		return nil
-	}
-	defer h.sub.settled()
+	to := settled
 	select {
 	case <-h.sub.broker.closing:
-		return nil // what the group holds is lost
+		to = lost // and so is what the group holds
 	default:
 	}
+	if won := h.state.CompareAndSwap(held, to); h.state.Load() == lost {
+		return messaging.ErrLost
+	} else if !won {
+		return nil
+	}
+	defer h.sub.settled(h)
 	g, e := h.sub.group, h.entry
 	switch v.Kind {
 	case messaging.Ack:

@@ -47,7 +47,7 @@ func closeUsed(h *harness) {
 	if got := context.Cause(a.lease); !errors.Is(got, messaging.ErrLost) {
 		h.Errorf("the lease ended with %v, want ErrLost", got)
 	}
-	h.ack(a) // to no effect
+	h.lost(a)
 	if err := h.broker.Publish(h.ctx, h.topic, message("m")); !errors.Is(err, messaging.ErrClosed) {
 		h.Errorf("Publish() = %v, want ErrClosed", err)
 	}
@@ -55,6 +55,16 @@ func closeUsed(h *harness) {
 		func(context.Context, *messaging.Delivery, messaging.Settler) error { return nil })
 	if !errors.Is(err, messaging.ErrClosed) {
 		h.Errorf("Subscribe() = %v, want ErrClosed", err)
+	}
+}
+
+// lost asserts that a, whose lease has ended, can no longer be settled.
+func (h *harness) lost(a arrival) {
+	h.Helper()
+	for range 2 {
+		if err := a.Settle(h.ctx, messaging.Verdict{Kind: messaging.Ack}); !errors.Is(err, messaging.ErrLost) {
+			h.Errorf("Settle() of a lost delivery = %v, want ErrLost", err)
+		}
 	}
 }
 

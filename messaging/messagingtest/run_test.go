@@ -220,6 +220,35 @@ func faults() map[string]fault {
 				}
 			}}, "Subscribe returns when what it accepted is settled and leaves the rest", false,
 		},
+		"acknowledges what it takes back": {
+			faulty{subscribe: func(ctx context.Context, b *memory.Broker, s messaging.Subscription, d messaging.Deliver) error {
+				var taken []messaging.Settler
+				complete := false
+				return b.Subscribe(ctx, s, func(lease context.Context, m *messaging.Delivery, set messaging.Settler) error {
+					defer func() {
+						if complete {
+							return
+						}
+						for _, s := range taken {
+							_ = s.Settle(lease, messaging.Verdict{Kind: messaging.Ack})
+						}
+					}()
+					complete = false
+					taken = append(taken, set)
+					err := d(lease, m, set)
+					complete = true
+					return err
+				})
+			}}, "a deliver that ends its goroutine loses nothing that it has accepted", true,
+		},
+		"settles in silence what was lost": {
+			faulty{settle: func(ctx context.Context, s messaging.Settler, v messaging.Verdict) error {
+				if err := s.Settle(ctx, v); !errors.Is(err, messaging.ErrLost) {
+					return err
+				}
+				return nil
+			}}, "Close ends Subscribe and later calls with ErrClosed and leases with ErrLost", false,
+		},
 		"ends leases with the subscription": {
 			faulty{subscribe: func(ctx context.Context, b *memory.Broker, s messaging.Subscription, d messaging.Deliver) error {
 				return b.Subscribe(ctx, s, func(_ context.Context, m *messaging.Delivery, set messaging.Settler) error { return d(ctx, m, set) })

@@ -3,6 +3,7 @@ package messagingtest
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ func subscribing() []guarantee {
 		{name: "the subscribers of a group share its messages", check: sharing},
 		{name: "no more than Prefetch deliveries are unsettled", check: prefetch},
 		{name: "a delivery that is not accepted comes again", check: notAccepted},
+		{name: "a deliver that ends its goroutine loses nothing that it has accepted", check: endedDeliver},
 		{name: "Subscribe returns when what it accepted is settled and leaves the rest", check: drain},
 	}
 }
@@ -113,6 +115,42 @@ func notAccepted(h *harness) {
 	case <-time.After(patience):
 		h.Error("the delivery that was not accepted does not come again")
 	}
+}
+
+// runtime.Goexit stands for a panic too, which would end the process where the
+// broker calls deliver from goroutines of its own.
+func endedDeliver(h *harness) {
+	const total = 3
+	calls, arrivals := 0, make(chan arrival, total)
+	h.subscribe(messaging.Subscription{Group: "g", Prefetch: total}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		if calls++; calls == total {
+			runtime.Goexit()
+		}
+		arrivals <- arrival{d, s, lease, time.Now()}
+		return nil
+	})
+	want := map[string]bool{}
+	for range total {
+		m := message("m")
+		want[m.ID] = true
+		h.publish(m)
+	}
+	for range total - 1 {
+		a := await(h, arrivals, "the first delivery")
+		await(h, a.lease.Done(), "the end of the lease")
+		h.lost(a)
+	}
+	next := h.group("g")
+	for range total {
+		a := next.receive()
+		if !want[a.ID] || !a.Redelivered || a.Attempt != 1 && !h.broker.Promises().CountsRelease {
+			h.Errorf("received %s, Redelivered %t, at attempt %d, want each message once more at attempt 1", a.ID, a.Redelivered, a.Attempt)
+		}
+		delete(want, a.ID)
+		h.ack(a)
+	}
+	next.stop()
+	h.nothingLeft()
 }
 
 func drain(h *harness) {

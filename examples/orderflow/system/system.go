@@ -164,7 +164,7 @@ func (s *System) build(cfg Config) error {
 		"inventory": s.Inventory.Handle, "notification": s.Notification.Handle,
 	} {
 		inbox := func(next messaging.Handler) messaging.Handler {
-			return idempotency.Inbox(inboxes, cfg.Topic+"/"+group, func(d *messaging.Delivery) string { return d.ID }, next)
+			return idempotency.Inbox(inboxes, cfg.Topic+"/"+group, (*messaging.Delivery).InboxID, next)
 		}
 		consumer.Handle(messaging.Subscription{Topic: cfg.Topic, Group: group},
 			messaging.Typed(messaging.JSON{}, handle), tracer.Handler, only(source, cfg.Logger), inbox)
