@@ -73,7 +73,7 @@ func (e *StatusError) RetryAfter() time.Duration {
 }
 
 // errNoResponse is the failure of a RoundTripper that breaks its contract.
-var errNoResponse = errors.New("retry: the RoundTripper below returned neither a response nor an error") //nolint:gochecknoglobals // never changed
+var errNoResponse = errors.New("retry: the RoundTripper below returned neither a response nor an error")
 
 type transport struct {
 	policy Policy
