@@ -67,8 +67,11 @@
 //   - A rate that is met exactly opens the breaker.
 //   - Each trip opens the breaker once, and OnChange hears all changes in order.
 //   - Steps of the wall clock have no effect.
-//   - A Group keeps at most MaxKeys breakers, and never evicts one that is open or
-//     has failures.
+//   - A Group keeps at most MaxKeys breakers. It never evicts one that rejects calls,
+//     has a probe running, has failures that count and was asked for within
+//     MaxOpenFor and a Window, or has an operator's order.
+//   - Keys that fail once cannot fill a Group for ever, and those for which it has no
+//     room share a breaker.
 //
 // Not guaranteed: that the calls which run when the breaker opens end sooner,
 // since it interrupts nothing; give calls a timeout. Breakers in several

@@ -16,7 +16,8 @@ var (
 
 // OpenError says that a Breaker rejected a call: the dependency was not reached.
 // It is the only error that a Breaker adds to those of the guarded function, and
-// it is [ErrOpen]. Rejections share one value, so that they cost no allocation.
+// it is [ErrOpen]. Rejections share one value, so that they cost no allocation:
+// all callers get the same, and none may change its fields.
 type OpenError struct {
 	// Name is the breaker's.
 	Name string

@@ -30,12 +30,19 @@ const (
 )
 
 // Group keeps a breaker for each key, such as a host or a shard. However many
-// keys come, it keeps at most MaxKeys: for a new one it evicts a breaker that a
-// new one would equal: closed, without failures or slow calls, and not asked for
-// during a Window (10s where the window does not count time). Where it finds
-// none, Get returns a breaker that the group does not keep, so that memory stays
-// bounded and callers are served; each such call has a breaker of its own, which
-// protects nobody.
+// keys come, it keeps at most MaxKeys: for a new one it evicts one that nobody
+// asks for. After a Window without a Get (10s where the window does not count
+// time) that may be a breaker that a new one would equal: closed, without
+// failures or slow calls. After MaxOpenFor and a Window it may also be one with a
+// past that matters to nobody any more: open with its open time over, half-open
+// with no probe that may still be heard, or closed with old failures in a window
+// that does not count time. So keys that fail once cannot fill a group for ever.
+// One that an operator forced open or disabled stays.
+//
+// Where it finds none, Get returns the one breaker that all further keys share,
+// whose name has an asterisk in place of the key. So memory stays bounded, and
+// the calls are guarded, if together: failures with some of these keys reject
+// calls with others. Choose MaxKeys so that GroupStats.Overflow stays 0.
 //
 // Make it with [NewGroup]; the zero Group keeps nothing. It is safe for
 // concurrent use. Looking up a known key takes no lock and allocates nothing.
@@ -43,9 +50,11 @@ type Group[K comparable] struct {
 	set  *settings
 	name string
 	max  int
-	idle time.Duration // without a Get before a breaker may be evicted
+	idle time.Duration // without a Get before a breaker may be evicted if blank
+	past time.Duration // the same if its past is over
 	base time.Time
 	seed maphash.Seed
+	rest *Breaker // of the keys for which there is no room
 	// heads are the chains of a hash table that never grows. They are followed
 	// without a lock, and changed under it.
 	heads []atomic.Pointer[entry[K]]
@@ -97,12 +106,14 @@ func NewGroup[K comparable](c GroupConfig) (*Group[K], error) {
 		base: time.Now(),
 		seed: maphash.MakeSeed(),
 	}
+	g.past = set.MaxOpenFor + g.idle
+	g.rest = newBreaker(set, g.label("*"))
 	g.heads = make([]atomic.Pointer[entry[K]], 1<<bits.Len(uint(g.max-1)))
 	return g, nil
 }
 
 // Get returns the breaker of key, a new one if there is none. All callers of a
-// key get the same. Ask for it for each call rather than keep it: the group
+// key get the same, which in a full group may be that of other keys too. Ask for it for each call rather than keep it: the group
 // counts only what it is asked for as in use.
 func (g *Group[K]) Get(key K) *Breaker {
 	if g.heads == nil {
@@ -113,11 +124,16 @@ func (g *Group[K]) Get(key K) *Breaker {
 		return e.breaker
 	}
 	// Outside the lock, since the text of a key may be the user's code.
-	name := fmt.Sprint(key)
-	if g.name != "" {
-		name = g.name + "/" + name
-	}
+	name := g.label(fmt.Sprint(key))
 	return g.add(&entry[K]{key: key, chain: chain, breaker: newBreaker(g.set, name)})
+}
+
+// label returns the name of a breaker.
+func (g *Group[K]) label(key string) string {
+	if g.name == "" {
+		return key
+	}
+	return g.name + "/" + key
 }
 
 // find returns the entry of key, in use from now on, or nil.
@@ -148,7 +164,7 @@ func (g *Group[K]) add(e *entry[K]) *Breaker {
 		g.entries[i] = e
 	} else {
 		g.overflow++
-		return e.breaker
+		return g.rest
 	}
 	head := &g.heads[e.chain]
 	e.next.Store(head.Load())
@@ -172,7 +188,8 @@ func (g *Group[K]) evict(now time.Duration) (int, bool) {
 		case e.use.Load() == used:
 			e.use.Store(resting)
 			e.since = now
-		case now-e.since < g.idle || !e.breaker.blank():
+		case now-e.since < g.idle:
+		case !e.breaker.blank() && (now-e.since < g.past || !e.breaker.over(g.past)):
 		case e.use.CompareAndSwap(resting, gone):
 			g.unlink(e)
 			g.evicted++
@@ -201,6 +218,25 @@ func (b *Breaker) blank() bool {
 	return c.Failures == 0 && c.Slow == 0 && (c.Successes == 0 || b.set.Window == 0)
 }
 
+// over reports whether what b knows has had no effect for the time past: it
+// would admit the next call, and no probe may still decide.
+func (b *Breaker) over(past time.Duration) bool {
+	now := b.now()
+	switch p := b.phase.Load(); p.state {
+	case Closed:
+		return b.set.Window == 0
+	case Open:
+		return p.until.Load() <= int64(now)
+	case HalfOpen:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		// The first lease that runs out opens b again, if somebody looks.
+		return len(p.leases) == 0 || p.leases[0].expires+past <= now
+	default:
+		return false // an operator's order lasts until Reset
+	}
+}
+
 // All returns the keys and breakers that the group keeps, in no order. A loop
 // over it holds no lock.
 func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
@@ -220,7 +256,7 @@ func (g *Group[K]) All() iter.Seq2[K, *Breaker] {
 type GroupStats struct {
 	Keys     int    // breakers that the group keeps
 	Evicted  uint64 // total of breakers that made room for others
-	Overflow uint64 // total of Gets that got a breaker which the group does not keep
+	Overflow uint64 // total of Gets that got the breaker which further keys share
 }
 
 // Stats returns the present figures.

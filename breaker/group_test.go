@@ -1,6 +1,7 @@
 package breaker_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"sync"
@@ -138,7 +139,7 @@ func TestAGroupKeepsAtMostMaxKeysBreakersAndNeverEvictsAnOpenOne(t *testing.T) {
 	})
 }
 
-func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
+func TestAGroupEvictsOnlyWhatANewBreakerWouldEqualOrIsLongPast(t *testing.T) {
 	full := func(t *testing.T, c breaker.Config, before func(*breaker.Breaker)) (*breaker.Group[int], *breaker.Breaker) {
 		g := mustGroup[int](t, breaker.GroupConfig{MaxKeys: 1, Breaker: c})
 		time.Sleep(24 * time.Hour) // idle is what nobody asks for, not what is old
@@ -149,6 +150,9 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 	}
 	timed := breaker.Config{Window: time.Minute, MinCalls: 2, OpenFor: time.Hour, SlowCall: time.Second}
 	counted := breaker.Config{WindowCalls: 10, MinCalls: 2, SlowCall: time.Second}
+	row := breaker.Config{Consecutive: 2}
+	slow := breaker.Config{Consecutive: 2, ProbeTimeout: time.Hour}
+	const past = time.Minute + 10*time.Second // MaxOpenFor and a Window
 	for name, c := range map[string]struct {
 		config  breaker.Config
 		before  func(*testing.T, *breaker.Breaker)
@@ -163,13 +167,40 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 		"not while forced open":           {timed, func(_ *testing.T, b *breaker.Breaker) { b.ForceOpen() }, 10 * time.Minute, false},
 		"not while disabled":              {timed, func(_ *testing.T, b *breaker.Breaker) { b.Disable() }, 10 * time.Minute, false},
 		"with successes in the count":     {counted, func(t *testing.T, b *breaker.Breaker) { succeed(t, b, 5) }, 10 * time.Second, true},
-		"not with failures in the count":  {counted, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, time.Hour, false},
+		"not with failures in the count":  {counted, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, past - 1, false},
+		"with old failures in the count":  {counted, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, past, true},
 		"not with slow calls in the count": {counted, func(t *testing.T, b *breaker.Breaker) {
 			p := allow(t, b)
 			time.Sleep(time.Second)
 			p.Done(breaker.Success)
-		}, time.Hour, false},
-		"not before 10s without use": {counted, nil, 10*time.Second - 1, false},
+		}, past - 1, false},
+		"not with failures in a row":   {row, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, past - 1, false},
+		"with old failures in a row":   {row, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 1) }, past, true},
+		"not with its open time over":  {row, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 2) }, past - 1, false},
+		"with its open time long over": {row, func(t *testing.T, b *breaker.Breaker) { fail(t, b, 2) }, past, true},
+		"not while a probe runs": {slow, func(t *testing.T, b *breaker.Breaker) {
+			fail(t, b, 2)
+			time.Sleep(time.Minute)
+			allow(t, b)
+		}, time.Hour - 1, false},
+		"not before the probe that was given up is long past": {slow, func(t *testing.T, b *breaker.Breaker) {
+			fail(t, b, 2)
+			time.Sleep(time.Minute)
+			allow(t, b)
+		}, time.Hour + past - 1, false},
+		"with a probe that was given up long ago": {slow, func(t *testing.T, b *breaker.Breaker) {
+			fail(t, b, 2)
+			time.Sleep(time.Minute)
+			allow(t, b)
+		}, time.Hour + past, true},
+		"with a probe that said nothing long ago": {slow, func(t *testing.T, b *breaker.Breaker) {
+			fail(t, b, 2)
+			time.Sleep(time.Minute)
+			allow(t, b).Done(breaker.Ignored)
+		}, past, true},
+		"not while forced open, ever": {row, func(_ *testing.T, b *breaker.Breaker) { b.ForceOpen() }, 365 * 24 * time.Hour, false},
+		"not while disabled, ever":    {row, func(_ *testing.T, b *breaker.Breaker) { b.Disable() }, 365 * 24 * time.Hour, false},
+		"not before 10s without use":  {counted, nil, 10*time.Second - 1, false},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			g, _ := full(t, c.config, func(b *breaker.Breaker) {
@@ -178,10 +209,9 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 				}
 			})
 			time.Sleep(c.wait)
-			b := g.Get(2)
-			kept := g.Get(2) == b
-			if kept != c.evicted {
-				t.Errorf("the new breaker is kept: %v, want %v", kept, c.evicted)
+			g.Get(2)
+			if evicted := g.Stats().Evicted == 1; evicted != c.evicted {
+				t.Errorf("the breaker was evicted: %v, want %v", evicted, c.evicted)
 			}
 		})
 	}
@@ -206,16 +236,46 @@ func TestAGroupEvictsOnlyWhatANewBreakerWouldEqual(t *testing.T) {
 	})
 }
 
-func TestAFullGroupStillServes(t *testing.T) {
-	g := mustGroup[string](t, breaker.GroupConfig{MaxKeys: 1, Breaker: breaker.Config{Consecutive: 1}})
+func TestTheKeysThatAFullGroupDoesNotKeepShareABreaker(t *testing.T) {
+	g := mustGroup[string](t, breaker.GroupConfig{MaxKeys: 1, Breaker: breaker.Config{Name: "hosts", Consecutive: 2}})
 	g.Get("kept")
-	b := g.Get("too many")
-	if b == g.Get("too many") {
-		t.Errorf("Get() returned the same breaker twice, want that it is not kept")
+	succeed(t, g.Get("too many"), 1)
+	fail(t, g.Get("too many"), 1)
+	fail(t, g.Get("another"), 1)
+	if got, want := wantRejected(t, g.Get("too many")).Name, "hosts/*"; got != want {
+		t.Errorf("the name of the shared breaker is %q, want %q", got, want)
 	}
-	fail(t, b, 1)
-	wantState(t, b, breaker.Open)
-	wantStats(t, g, breaker.GroupStats{Keys: 1, Overflow: 2})
+	wantState(t, g.Get("kept"), breaker.Closed)
+	for key := range g.All() {
+		if key != "kept" {
+			t.Errorf("All() yields %q, want only what the group keeps", key)
+		}
+	}
+	wantStats(t, g, breaker.GroupStats{Keys: 1, Overflow: 4})
+}
+
+func TestKeysThatFailOnceCannotFillAGroupForEver(t *testing.T) {
+	for name, c := range map[string]breaker.Config{
+		"and are open":                    {MinCalls: 1},
+		"and have a failure in the count": {WindowCalls: 100},
+		"and have a failure in a row":     {Consecutive: 5},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			g := mustGroup[int](t, breaker.GroupConfig{MaxKeys: 8, Breaker: c})
+			for key := range 8 {
+				fail(t, g.Get(key), 1)
+			}
+			called := 0
+			dead := func(context.Context) error { called++; return errDown }
+			for range 1000 {
+				_ = g.Get(1000).Do(t.Context(), dead)
+				time.Sleep(time.Second)
+			}
+			if got := g.Stats(); called > 150 || got.Evicted == 0 || got.Overflow > 100 {
+				t.Errorf("a dead dependency was called %d times of 1000, Stats() = %+v, want it protected and its key kept", called, got)
+			}
+		})
+	}
 }
 
 func TestChainsStayWholeUnderEviction(t *testing.T) {

@@ -3,6 +3,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Outcome is what a finished call says about the dependency.
@@ -34,7 +35,7 @@ func (o Outcome) String() string {
 // DefaultClassify is what a Config without Classify does. In this order:
 //
 //	nil                                             Success
-//	err has a method Rejected() bool, and it does   Ignored, the call never got there
+//	err, or one it wraps, has Rejected() and does   Ignored, the call never got there
 //	ctx was cancelled                               Ignored, the caller left
 //	err is a *StatusError                           as ClassifyStatus says
 //	any other error                                 Failure
@@ -71,14 +72,24 @@ func IgnoreDeadlines(ctx context.Context, err error) Outcome {
 	return DefaultClassify(ctx, err)
 }
 
-// rejected reports whether err says that the call never reached the dependency,
-// as the errors of breakers, bulkheads and limiters do.
+// rejected reports whether err, or anything that it wraps, says that the call
+// never reached the dependency, as the errors of breakers, bulkheads and limiters
+// do. Retry policies read it the same way: one that says no hides no other.
 func rejected(err error) bool {
-	r, ok := errors.AsType[interface {
-		error
-		Rejected() bool
-	}](err)
-	return ok && r.Rejected()
+	for err != nil {
+		if r, ok := err.(interface{ Rejected() bool }); ok && r.Rejected() {
+			return true
+		}
+		switch u := err.(type) { //nolint:errorlint // this is the walk through what err wraps
+		case interface{ Unwrap() error }:
+			err = u.Unwrap()
+		case interface{ Unwrap() []error }:
+			return slices.ContainsFunc(u.Unwrap(), rejected)
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // cancelled reports whether ctx has ended, other than by a deadline.

@@ -56,6 +56,7 @@ func TestDefaultClassify(t *testing.T) {
 		"a timeout inside, while the caller waits":       {t.Context(), context.DeadlineExceeded, breaker.Failure},
 		"a call that was refused further in":             {t.Context(), fmt.Errorf("bulkhead: %w", refusedError{}), breaker.Ignored},
 		"a refusal among other errors":                   {t.Context(), errors.Join(errDown, refusedError{}), breaker.Ignored},
+		"a refusal behind an error that says no":         {t.Context(), errors.Join(notRejectedError{}, fmt.Errorf("b: %w", refusedError{})), breaker.Ignored},
 		"an error that says it was not refused":          {t.Context(), notRejectedError{}, breaker.Failure},
 		"a status of the server":                         {t.Context(), fmt.Errorf("get: %w", status(503)), breaker.Failure},
 		"a status of the client":                         {t.Context(), status(404), breaker.Success},

@@ -31,8 +31,17 @@ func (b *clientBody) Read(p []byte) (int, error) {
 }
 
 // unfinished reports whether the client has, as far as is known, more to send.
+// A body above its limit is: the rest of it stays unread.
 func (b *clientBody) unfinished() bool {
-	return b != nil && b.ended.Load() == nil
+	if b == nil {
+		return false
+	}
+	err := b.ended.Load()
+	if err == nil {
+		return true
+	}
+	_, above := errors.AsType[*http.MaxBytesError](*err)
+	return above
 }
 
 // failure returns the error that ended reading, nil where all is well.

@@ -76,5 +76,9 @@ func (f failure) write(w http.ResponseWriter) {
 		w.WriteHeader(f.status)
 		return
 	}
+	if f.status == http.StatusRequestEntityTooLarge {
+		// The server would else read the rest of the body before it answers.
+		w.Header().Set("Connection", "close")
+	}
 	problem.Write(w, problem.Problem{Status: f.status, Detail: f.detail, RetryAfter: f.retryAfter})
 }

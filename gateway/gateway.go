@@ -159,7 +159,9 @@ func (g *Gateway) route(x *exchange, r *http.Request) {
 			blameClient(&http.MaxBytesError{Limit: rt.MaxBody}).write(x)
 			return
 		}
-		x.body.ReadCloser = http.MaxBytesReader(x.ResponseWriter, r.Body, rt.MaxBody)
+		// Without the writer: at the limit it would set headers on it, from the
+		// goroutine that sends the body upstream, while ours sets them too.
+		x.body.ReadCloser = http.MaxBytesReader(nil, r.Body, rt.MaxBody)
 		r.Body = x.body
 	}
 	rt.handler.ServeHTTP(x, r)

@@ -65,6 +65,15 @@ func dropped(name string) bool {
 	case strings.HasPrefix(name, "X-Forwarded"):
 		return true
 	}
+	switch name {
+	// What some servers take for the address of the client, ...
+	case "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip",
+		// ... for the path or method that counts, behind the router's back, ...
+		"X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override",
+		// ... or, in CGI programs, for the proxy to use (httpoxy).
+		"Proxy":
+		return true
+	}
 	// Servers of the CGI tradition read X_Real_Ip as X-Real-Ip.
 	return strings.IndexByte(name, '_') >= 0
 }

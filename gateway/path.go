@@ -25,8 +25,10 @@ func inspect(r *http.Request) (path string, no *failure) {
 	if !smallHeader(r.Header) {
 		return "", &failure{status: http.StatusRequestHeaderFieldsTooLarge, detail: "the header has too many or too large fields; send fewer"}
 	}
-	if len(r.Method) > maxMethod {
-		return "", &failure{status: http.StatusNotImplemented, detail: "the method is not known"}
+	// CONNECT makes a tunnel of a connection that the pool would hand to others;
+	// TRACE returns to the client what Use and the gateway have added.
+	if !validMethod(r.Method) || r.Method == http.MethodTrace {
+		return "", &failure{status: http.StatusNotImplemented, detail: "the method is not one that this gateway forwards"}
 	}
 	if r.Host != "" && !validHost(r.Host) {
 		return "", &failure{status: http.StatusBadRequest, detail: "the host is malformed"}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -46,6 +47,9 @@ func newPool(config *Upstream) (*pool, []string) {
 		t := &target{url: at, next: &innermost{at.Host, wrapped}}
 		if u.Breaker != nil {
 			c := *u.Breaker
+			if c.Classify == nil {
+				c.Classify = classify
+			}
 			if c.Name == "" {
 				c.Name = u.Name + " " + at.Host
 			}
@@ -113,6 +117,16 @@ func (t *target) address(req *http.Request) *http.Request {
 	}
 	out.URL = &u
 	return out
+}
+
+// classify is the default of a gateway's breakers. A 429 is an answer to one
+// client about its own requests, and must not close the way for the others.
+func classify(ctx context.Context, err error) breaker.Outcome {
+	s, ok := errors.AsType[*breaker.StatusError](err)
+	if ok && s.Response != nil && s.Response.StatusCode == http.StatusTooManyRequests {
+		return breaker.Success
+	}
+	return breaker.DefaultClassify(ctx, err)
 }
 
 // innermost stands right before what Wrap made of the transport. It notes what

@@ -42,6 +42,11 @@ type Upstream struct {
 	// breaker is open is passed over, and the request fails where all are.
 	// A Name that is empty becomes that of the upstream and the target's host.
 	// Default: no breakers.
+	//
+	// Without Classify, status 429 counts as a success: it tells one client of its
+	// own quota. Leave SlowCall and WholeBody, and AttemptTimeout of Retry, unset
+	// where strangers send large bodies: who is slow at that counts against the
+	// target.
 	Breaker *breaker.Config
 
 	// Wrap puts a RoundTripper around the transport, such as that of a tracer:

@@ -13,8 +13,7 @@ const maxRecent = 8
 
 // call is the state of one call under a policy. It lives on the stack of Do or
 // RoundTrip and belongs to one goroutine. The policy stands beside it and not in
-// it: a pointer would move the caller's Policy to the heap, a copy costs every
-// call that fails 4 ns.
+// it: a pointer in it would move the caller's Policy to the heap.
 type call struct {
 	budget   *Budget
 	start    time.Time // set where MaxElapsed or OnDone needs it

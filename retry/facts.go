@@ -77,7 +77,7 @@ func (f *facts) read(err error) {
 		case rejecter, delayer, wrapper, joined:
 		default:
 			// Nearly every error ends here: one look-up says that it has none
-			// of these methods, and saves the four below, 6 ns a failure.
+			// of these methods, and saves the four below, 2 ns a failure.
 			return
 		}
 		if r, ok := err.(rejecter); ok && r.Rejected() {

@@ -54,7 +54,8 @@
 //   - A panic is recorded on the span and goes on with its stack.
 //   - Span names and error types are few: no path, id or error text is in them.
 //   - No credential of a signed URL is on a span.
-//   - Wrapping twice makes one span.
+//   - Wrapping twice makes one span; another request or message that is sent below a
+//     span has one of its own.
 //   - The caller's request and messages are not changed.
 //   - Flush, Hijack, Push, ReadFrom and http.ResponseController work as without.
 //

@@ -131,12 +131,18 @@ func isCanceled(ctx context.Context) bool {
 }
 
 // describe returns the text of err for a span. The URL in a *url.Error may hold
-// secrets, and stands in an attribute anyway.
+// secrets, and stands in an attribute anyway; one may hold another.
 func describe(err error) string {
-	if u, ok := errors.AsType[*url.Error](err); ok {
+	for {
+		u, ok := errors.AsType[*url.Error](err)
+		if !ok {
+			return text(err.Error(), maxDescription)
+		}
+		if u.Err == nil {
+			return text(u.Op, maxDescription)
+		}
 		err = u.Err
 	}
-	return text(err.Error(), maxDescription)
 }
 
 // recordStatus marks span as failed with an HTTP status, and returns the error

@@ -19,9 +19,18 @@ const (
 )
 
 type (
-	publisherKey struct{} // marks the context of a publish that has its span
+	publisherKey struct{} // holds the first of the messages whose publish has its span
 	consumerKey  struct{} // holds the delivery that has its span
 )
+
+// first returns a pointer to the first of msgs, by which they are known: other
+// messages may be published while these are.
+func first(msgs []messaging.Message) *messaging.Message {
+	if len(msgs) == 0 {
+		return nil
+	}
+	return &msgs[0]
+}
 
 // Publisher publishes through next, within a span of kind producer, and writes
 // the trace context into the headers of each message: traceparent and
@@ -45,8 +54,8 @@ type publisher struct {
 // Publish implements [messaging.Publisher].
 func (p *publisher) Publish(ctx context.Context, topic string, msgs ...messaging.Message) error {
 	t := p.tracer
-	if ctx.Value(publisherKey{}) != nil {
-		return p.next.Publish(ctx, topic, msgs...)
+	if seen, ok := ctx.Value(publisherKey{}).(*messaging.Message); ok && seen == first(msgs) {
+		return p.next.Publish(ctx, topic, t.stamp(ctx, topic, msgs)...)
 	}
 	tracer := t.tracer()
 	if tracer == nil {
@@ -62,7 +71,8 @@ func (p *publisher) Publish(ctx context.Context, topic string, msgs ...messaging
 		}
 		span.End()
 	}()
-	err := p.next.Publish(context.WithValue(ctx, publisherKey{}, span), topic, t.stamp(ctx, topic, msgs)...)
+	stamped := t.stamp(ctx, topic, msgs)
+	err := p.next.Publish(context.WithValue(ctx, publisherKey{}, first(stamped)), topic, stamped...)
 	completed = true
 	recordError(ctx, span, err)
 	return err

@@ -194,6 +194,43 @@ func TestWrappingAPublisherOrHandlerTwiceMakesOneSpan(t *testing.T) {
 	rec.only(t)
 }
 
+// publish is a messaging.Publisher.
+type publish func(ctx context.Context, topic string, msgs ...messaging.Message) error
+
+func (f publish) Publish(ctx context.Context, topic string, msgs ...messaging.Message) error {
+	return f(ctx, topic, msgs...)
+}
+
+func TestAnotherPublishBelowAPublisherHasASpanAndNoBaggage(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec, BaggageTopics: []string{"orders"}})
+	var audited []messaging.Message
+	audit := tracer.Publisher(publish(func(_ context.Context, _ string, msgs ...messaging.Message) error {
+		audited = append(audited, msgs...)
+		return nil
+	}))
+	orders := tracer.Publisher(publish(func(ctx context.Context, _ string, msgs ...messaging.Message) error {
+		other := messaging.Message{ID: "2", Headers: map[string]string{"baggage": "customer=42"}}
+		return errors.Join(audit.Publish(ctx, "audit", other), audit.Publish(ctx, "audit", msgs...))
+	}))
+	ctx := withMember(t.Context(), t, "customer", "42")
+	if err := orders.Publish(ctx, "orders", messaging.Message{ID: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	spans := rec.all(t)
+	if len(spans) != 2 || spans[1].name != "publish audit" || spans[1].parent.SpanID() != spans[0].sc.SpanID() {
+		t.Fatalf("%d spans were recorded, want that of the publish and below it that of the other", len(spans))
+	}
+	for i, m := range audited {
+		if m.Headers["baggage"] != "" {
+			t.Errorf("baggage of message %s = %q, want none on a topic that is not listed", m.ID, m.Headers["baggage"])
+		}
+		if want := spans[1-i].sc.SpanID().String(); !strings.Contains(m.Headers["traceparent"], want) {
+			t.Errorf("traceparent of message %s = %q, want the span %s", m.ID, m.Headers["traceparent"], want)
+		}
+	}
+}
+
 func TestHandlerStartsATraceAndLinksToThePublisher(t *testing.T) {
 	rec := &recorder{}
 	var handler messaging.Middleware = mustNew(t, tracing.Config{Provider: rec}).Handler

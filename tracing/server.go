@@ -31,6 +31,11 @@ type serverKey struct{}
 // as well as the server's. Without a provider it gets the server's own.
 func (t *Tracer) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A request that a Transport sends to a handler in this process is another
+		// one than that in whose context it is sent.
+		if ctx := r.Context(); ctx.Value(clientKey{}) != nil {
+			r = r.WithContext(context.WithValue(context.WithValue(ctx, clientKey{}, nil), serverKey{}, nil))
+		}
 		if span, ok := r.Context().Value(serverKey{}).(trace.Span); ok {
 			span.SetAttributes(setRoute(nil, span, r)...)
 			next.ServeHTTP(w, r)

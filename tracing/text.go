@@ -15,11 +15,13 @@ const (
 )
 
 // signatureParams returns the query parameters that make a URL a credential:
-// those that the conventions name, and two that earlier versions of them named.
+// those that the conventions name, two that earlier versions of them named, the
+// others of signed URLs at Google and AWS CloudFront, and that of RFC 6750 §2.3.
 func signatureParams() []string {
 	return []string{
 		"X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "sig", "X-Goog-Signature",
 		"AWSAccessKeyId", "Signature",
+		"X-Goog-Credential", "GoogleAccessId", "Policy", "Key-Pair-Id", "access_token",
 	}
 }
 
@@ -43,7 +45,7 @@ func fullURL(u *url.URL, names []string) string {
 	b.WriteString(u.Scheme)
 	b.WriteByte(':')
 	if u.Opaque != "" {
-		b.WriteString(u.Opaque)
+		b.WriteString(opaque(u.Opaque, names))
 	} else {
 		b.WriteString("//")
 		if u.User != nil {
@@ -57,6 +59,25 @@ func fullURL(u *url.URL, names []string) string {
 		b.WriteString(redactQuery(u.RawQuery, names))
 	}
 	return text(b.String(), maxText)
+}
+
+// opaque returns the opaque part of a URL without its credentials: some callers
+// put there what is sent as it is, authority and query included.
+func opaque(s string, names []string) string {
+	s, query, hasQuery := strings.Cut(s, "?")
+	if authority, ok := strings.CutPrefix(s, "//"); ok {
+		path := ""
+		if i := strings.IndexByte(authority, '/'); i >= 0 {
+			authority, path = authority[:i], authority[i:]
+		}
+		if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+			s = "//" + redacted + ":" + redacted + authority[at:] + path
+		}
+	}
+	if hasQuery {
+		s += "?" + redactQuery(query, names)
+	}
+	return s
 }
 
 // redactQuery replaces the values of the parameters in names. It looks at the

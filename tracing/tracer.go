@@ -44,8 +44,8 @@ type Config struct {
 	BaggageTopics []string
 
 	// RedactQuery lists names of query parameters whose values are replaced by
-	// REDACTED in spans, in any case, beside those that sign URLs at AWS, Azure
-	// and Google, which always are.
+	// REDACTED in spans, in any case, beside access_token and those that sign URLs
+	// at AWS, Azure and Google, which always are.
 	RedactQuery []string
 
 	// MessagingSystem is the attribute messaging.system of messaging spans, such
@@ -67,7 +67,9 @@ type Config struct {
 }
 
 // A Tracer carries trace context across the edges of a service and makes a span
-// at each. Make it with [New]. All its methods are safe for concurrent use.
+// at each. Make it with [New]; the zero Tracer makes no spans, whatever the
+// provider, and only passes the context on. All its methods are safe for
+// concurrent use.
 type Tracer struct {
 	cfg     Config
 	hosts   []string
@@ -133,6 +135,9 @@ func New(cfg Config) (*Tracer, error) {
 
 // tracer returns what makes spans, nil if nothing would record them.
 func (t *Tracer) tracer() trace.Tracer {
+	if t.server == nil { // not made by New
+		return nil
+	}
 	if t.fixed != nil {
 		return t.fixed.tracer
 	}

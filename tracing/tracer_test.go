@@ -191,3 +191,18 @@ type incomparable struct {
 	trace.TracerProvider
 	_ []int
 }
+
+func TestTheZeroTracerMakesNoSpansAndPassesTheContextOn(t *testing.T) {
+	rec := &recorder{}
+	old := otel.GetTracerProvider()
+	otel.SetTracerProvider(rec)
+	t.Cleanup(func() { otel.SetTracerProvider(old) })
+	var tracer tracing.Tracer
+	out, _ := chain(t, &tracer, http.Header{"Traceparent": {w3cParent + "-01"}})
+	if got := out.Get("Traceparent"); got != w3cParent+"-01" || len(rec.spans) != 0 {
+		t.Errorf("traceparent = %q and %d spans, want what came in and none", got, len(rec.spans))
+	}
+	if err := tracer.Publisher(&published{}).Publish(t.Context(), "orders"); err != nil {
+		t.Errorf("Publish() = %v, want nil", err)
+	}
+}

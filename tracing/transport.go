@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -15,8 +16,21 @@ import (
 	"github.com/parley-go/parley/internal/attempt"
 )
 
-// clientKey marks the context of a request that has its span.
+// clientKey holds the span of the request that a [Tracer.Transport] is sending.
+// Other requests are made with its context too, such as for a token.
 type clientKey struct{}
+
+// hasClientSpan reports whether req is the request that a Transport further out
+// makes a span for, which is known by the traceparent that it wrote: copies of
+// the request keep that.
+func hasClientSpan(ctx context.Context, req *http.Request) bool {
+	span, ok := ctx.Value(clientKey{}).(trace.Span)
+	if !ok {
+		return false
+	}
+	parent, _ := traceHeaders(trace.ContextWithSpan(ctx, span))
+	return parent != "" && slices.Equal(req.Header[headerParent], []string{parent})
+}
 
 // Transport sends each request with the trace context of its context, within a
 // span of kind client. Put it innermost, below retries: then each attempt has a
@@ -55,8 +69,11 @@ func (tr *transport) CloseIdleConnections() {
 // RoundTrip implements [http.RoundTripper].
 func (tr *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, t := req.Context(), tr.tracer
-	if req.URL == nil || ctx.Value(clientKey{}) != nil {
+	if req.URL == nil {
 		return tr.next.RoundTrip(req)
+	}
+	if hasClientSpan(ctx, req) {
+		return tr.next.RoundTrip(t.outgoing(ctx, req))
 	}
 	tracer := t.tracer()
 	if tracer == nil {

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,6 +88,7 @@ func TestClientSpanIsDescribedByTheConventions(t *testing.T) {
 func TestCredentialsOfSignedURLsAreNotOnASpan(t *testing.T) {
 	for _, name := range []string{
 		"X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature",
+		"X-Goog-Credential", "GoogleAccessId", "Policy", "Key-Pair-Id", "access_token",
 		"x-amz-signature", "X%2DAmz%2DSignature", "s%69g", "own_token",
 	} {
 		for _, query := range []string{name + "=SECRET", "a=1&" + name + "=SECRET&b=2", "a=1;" + name + "=SECRET", name + "=SECRET&" + name + "=SECRET", strings.Repeat("x", 1010) + "=1&" + name + "=SECRET"} {
@@ -107,6 +110,41 @@ func TestOpaqueURLIsShownAsItIs(t *testing.T) {
 	r.URL.Opaque = "//h/a%2Fb"
 	rec, _, _ := trip(t, tracing.Config{}, ok, r)
 	rec.only(t).expect(t, map[attribute.Key]any{"url.full": "http://h/a%2Fb"})
+}
+
+func TestCredentialsOfAnOpaqueURLAreNotOnASpan(t *testing.T) {
+	for opaque, want := range map[string]string{
+		"//user:SECRET@h/p@th":           "http://REDACTED:REDACTED@h/p@th",
+		"//user:SEC@RET@h":               "http://REDACTED:REDACTED@h",
+		"//h/a%2Fb?sig=SECRET&b=1":       "http://h/a%2Fb?sig=REDACTED&b=1",
+		"//user:SECRET@h/?Policy=SECRET": "http://REDACTED:REDACTED@h/?Policy=REDACTED",
+	} {
+		r := request(t.Context(), "http://h/")
+		r.URL.Opaque = opaque
+		rec, _, _ := trip(t, tracing.Config{}, ok, r)
+		if got := rec.only(t).attrs["url.full"]; got != want {
+			t.Errorf("url.full of %q = %q, want %q", opaque, got, want)
+		}
+	}
+}
+
+func TestCredentialsOfURLsWithinErrorsAreNotOnASpan(t *testing.T) {
+	boom := errors.New("boom")
+	inner := &url.Error{Op: "Get", URL: "https://x/?X-Amz-Signature=SECRET", Err: boom}
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"in one":              {inner, "boom"},
+		"in one in another":   {&url.Error{Op: "Post", URL: "https://y/", Err: fmt.Errorf("token: %w", inner)}, "boom"},
+		"in two side by side": {errors.Join(inner, inner), "boom"},
+		"in one with no more": {&url.Error{Op: "Get", URL: "https://x/?sig=SECRET"}, "Get"},
+	} {
+		rec, _, _ := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return nil, c.err }, request(t.Context(), "http://h/"))
+		if got := rec.only(t).description; got != c.want {
+			t.Errorf("%s: description = %q, want %q", name, got, c.want)
+		}
+	}
 }
 
 func TestEachAttemptHasASpanBesideTheOthersWithItsNumber(t *testing.T) {
@@ -401,6 +439,108 @@ func TestWrappingATransportTwiceMakesOneSpan(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec.only(t)
+}
+
+func TestWrappingATransportTwiceAroundACopyMakesOneSpan(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec})
+	inner := tracer.Transport(roundTrip(ok))
+	copies := roundTrip(func(r *http.Request) (*http.Response, error) { return inner.RoundTrip(r.Clone(r.Context())) })
+	if _, err := tracer.Transport(copies).RoundTrip(request(t.Context(), "http://h/")); err != nil {
+		t.Fatal(err)
+	}
+	rec.only(t)
+}
+
+func TestAnotherRequestBelowATransportHasASpanAndNoBaggage(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec, BaggageHosts: []string{"api.example"}})
+	var token, sent http.Header
+	auth := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) { token = r.Header; return answer(200), nil }))
+	outer := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		sent = r.Header
+		req := request(r.Context(), "http://token.example/")
+		req.Header.Set("Baggage", "customer=42")
+		return auth.RoundTrip(req)
+	}))
+	ctx := withMember(t.Context(), t, "customer", "42")
+	if _, err := outer.RoundTrip(request(ctx, "http://api.example/")); err != nil {
+		t.Fatal(err)
+	}
+	spans := rec.all(t)
+	if len(spans) != 2 || spans[1].parent.SpanID() != spans[0].sc.SpanID() {
+		t.Fatalf("%d spans were recorded, want that of the request and below it that of the other", len(spans))
+	}
+	if got := token.Get("Traceparent"); !strings.Contains(got, spans[1].sc.SpanID().String()) || token.Get("Baggage") != "" {
+		t.Errorf("traceparent, baggage of the other request = %q, %q, want its own span and none", got, token.Get("Baggage"))
+	}
+	if sent.Get("Baggage") != "customer=42" {
+		t.Errorf("baggage = %q, want that of the caller at the host that is listed", sent.Get("Baggage"))
+	}
+}
+
+func TestARequestThatGoesElsewhereBelowItsSpanCarriesNoBaggage(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec, BaggageHosts: []string{"api.example"}})
+	var sent http.Header
+	inner := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) { sent = r.Header; return answer(200), nil }))
+	moves := roundTrip(func(r *http.Request) (*http.Response, error) {
+		r = r.Clone(r.Context())
+		r.URL.Host = "elsewhere.example"
+		return inner.RoundTrip(r)
+	})
+	if _, err := tracer.Transport(moves).RoundTrip(request(withMember(t.Context(), t, "customer", "42"), "http://api.example/")); err != nil {
+		t.Fatal(err)
+	}
+	rec.only(t)
+	if got := sent.Get("Baggage"); got != "" {
+		t.Errorf("baggage = %q, want none to a host that is not listed", got)
+	}
+}
+
+func TestAServiceInThisProcessHasSpansOfItsOwn(t *testing.T) {
+	rec := &recorder{}
+	tracer := mustNew(t, tracing.Config{Provider: rec})
+	var down http.Header
+	client := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) { down = r.Header; return answer(200), nil }))
+	call := func(t *testing.T, tr http.RoundTripper, r *http.Request) {
+		t.Helper()
+		resp, err := tr.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		resp.Body.Close()
+	}
+	service := tracer.Middleware(tracer.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		proxied := request(r.Context(), "http://db.example/")
+		proxied.Header = r.Header.Clone()
+		call(t, client, proxied)
+	})))
+	inProcess := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		w := httptest.NewRecorder()
+		service.ServeHTTP(w, r)
+		return w.Result(), nil
+	}))
+	edge := tracer.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		call(t, inProcess, request(r.Context(), "http://service/"))
+	}))
+	edge.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	var kinds []trace.SpanKind
+	spans := rec.all(t)
+	for i, s := range spans {
+		kinds = append(kinds, s.kind)
+		if i > 0 && s.parent.SpanID() != spans[i-1].sc.SpanID() {
+			t.Errorf("the parent of span %d is not the one before", i)
+		}
+	}
+	server, out := trace.SpanKindServer, trace.SpanKindClient
+	if want := []trace.SpanKind{server, out, server, out}; !slices.Equal(kinds, want) {
+		t.Fatalf("spans are %v, want %v", kinds, want)
+	}
+	if got := down.Get("Traceparent"); !strings.Contains(got, spans[3].sc.SpanID().String()) {
+		t.Errorf("traceparent = %q, want that of the last span", got)
+	}
 }
 
 func TestTransportPanicIsRecordedAndGoesOn(t *testing.T) {
