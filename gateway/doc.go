@@ -41,7 +41,8 @@
 //     the gateway or Use sets cannot be nominated away.
 //   - The upstream sees X-Forwarded-For, -Host, -Proto and X-Request-Id as the
 //     gateway sets them. Every other field named X-Forwarded…, Forwarded,
-//     X-Real-Ip and every name with an underscore is dropped.
+//     X-Real-Ip and every name with an underscore is dropped, and so are other
+//     names by which servers learn a client's address, path or method.
 //   - Connections are upgraded to WebSocket and to nothing else. An upstream that
 //     switches to anything else is answered for by 502, and its connection closed.
 //   - An answer that breaks off is broken off for the client too.
@@ -51,13 +52,19 @@
 //     over.
 //   - When the client leaves, the request to the upstream is cancelled within the
 //     same instant, and the upstream is not blamed.
-//   - Each request makes one line in the access log, whatever it contains.
+//   - Each request that reaches the gateway makes one line in the access log,
+//     whatever it contains; net/http itself answers OPTIONS * and what it cannot
+//     parse.
 //   - After a request nothing of it is left but idle connections.
 //
 // Not guaranteed: that an upstream answers once it has begun. Timeout ends with
 // its headers; a stream may stall for as long as the client waits. Shutdown of an
 // [http.Server] does not wait for tunnels. Addresses of proxies in front of the
-// gateway are not seen through: X-Forwarded-For names the peer.
+// gateway are not seen through: X-Forwarded-For names the peer. Trailers of an
+// upstream pass as they are, whatever their names; HTTP/1.0 clients get what
+// HTTP/1.1 ones do. Who sends a body slowly counts against the target under an
+// AttemptTimeout or SlowCall. [http.TimeoutHandler] in Use races with the access
+// log: use Timeout.
 //
 // # Defaults
 //
