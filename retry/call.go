@@ -38,9 +38,9 @@ func (p *Policy) begin(ctx context.Context, c *call) error {
 		c.start = time.Now()
 	}
 	if ctx.Err() != nil {
-		c.reason = ErrCanceled
+		err := p.err(ctx, c, ErrCanceled)
 		p.end(ctx, c)
-		return p.err(ctx, c)
+		return err
 	}
 	if c.budget != nil {
 		c.budget.called()
@@ -89,51 +89,49 @@ func (c *call) failed(err error) {
 	c.last = err
 }
 
-// again decides about the error of an attempt: whether there is to be another,
-// and after what wait.
-func (p *Policy) again(ctx context.Context, c *call, err error) (time.Duration, bool) {
+// again decides about the error of an attempt: after what wait there is to be
+// another, or why there is to be none.
+func (p *Policy) again(ctx context.Context, c *call, err error) (time.Duration, Reason) {
 	c.failed(err)
 	if ctx.Err() != nil {
-		return c.stop(ErrCanceled)
+		return 0, ErrCanceled
 	}
 	if c.attempts == 1 && !p.AllowNested && attempt.From(ctx) > 1 {
-		return c.stop(ErrNested)
+		return 0, ErrNested
 	}
 	f := factsOf(err)
 	if f.final(p.RetryRejected) || p.Retryable != nil && !p.Retryable(err) {
-		return c.stop(ErrNotRetryable)
+		return 0, ErrNotRetryable
 	}
 	if c.budget != nil {
 		c.budget.failed()
 	}
 	if !p.Forever && c.attempts >= p.maxAttempts() {
-		return c.stop(ErrExhausted)
+		return 0, ErrExhausted
 	}
 	c.delay = p.backoff(c.attempts, c.delay)
 	if f.after > p.maxRetryAfter() {
-		return c.stop(ErrRetryAfter)
+		return 0, ErrRetryAfter
 	}
 	d := max(c.delay, f.after)
 	// Compared by what is left, never by adding to d: a sum could overflow.
-	if p.MaxElapsed > 0 && d >= p.MaxElapsed-time.Since(c.start) || pastDeadline(ctx, d) {
-		return c.stop(ErrDeadline)
+	if p.late(c, d) || pastDeadline(ctx, d) {
+		return 0, ErrDeadline
 	}
 	// The budget comes last, so that no retry is taken out that is not made.
 	if c.budget != nil && !c.budget.take() {
-		return c.stop(ErrBudget)
+		return 0, ErrBudget
 	}
-	return d, true
-}
-
-// stop notes why there is no other attempt.
-func (c *call) stop(reason Reason) (time.Duration, bool) {
-	c.reason = reason
-	return 0, false
+	return d, ""
 }
 
 // pastDeadline reports whether a wait of d would end at the context's deadline
-// or after it.
+// or after it. Where nothing is waited for, the context's own word is enough,
+// and the deadline need not be read: 5 ns of each retry at once.
 func pastDeadline(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return false
+	}
 	deadline, ok := ctx.Deadline()
 	return ok && time.Until(deadline) <= d
 }
@@ -145,42 +143,47 @@ func (p *Policy) announce(ctx context.Context, c *call, d time.Duration) {
 	}
 }
 
-// wait waits for d and reports whether the next attempt may begin. A context
-// that ended in a hook, or at the very instant the wait is over, wins.
-func (c *call) wait(ctx context.Context, d time.Duration) bool {
+// wait waits for d and says why the next attempt may not begin after it, if so. A
+// context that ended in a hook, or at the very instant the wait is over, wins.
+func (p *Policy) wait(ctx context.Context, c *call, d time.Duration) Reason {
 	if d > 0 {
-		if c.timer == nil {
-			c.timer = time.NewTimer(d)
-		} else {
-			c.timer.Reset(d)
-		}
-		select {
-		case <-c.timer.C:
-			c.waited += d
-		case <-ctx.Done():
-			c.timer.Stop()
-		}
+		c.sleep(ctx, d)
 	}
-	if ctx.Err() != nil {
-		c.reason = ErrCanceled
-		return false
+	switch {
+	case ctx.Err() != nil:
+		return ErrCanceled
+	case p.late(c, 0):
+		return ErrDeadline
 	}
-	return true
+	return ""
+}
+
+// sleep returns after d or when ctx ends.
+func (c *call) sleep(ctx context.Context, d time.Duration) {
+	if c.timer == nil {
+		c.timer = time.NewTimer(d)
+	} else {
+		c.timer.Reset(d)
+	}
+	select {
+	case <-c.timer.C:
+		c.waited += d
+	case <-ctx.Done():
+		c.timer.Stop()
+	}
 }
 
 // late reports whether an attempt that starts in d starts after MaxElapsed, as it
 // may when a hook or the draining of a response took long.
 func (p *Policy) late(c *call, d time.Duration) bool {
-	if p.MaxElapsed == 0 || d < p.MaxElapsed-time.Since(c.start) {
-		return false
-	}
-	c.reason = ErrDeadline
-	return true
+	return p.MaxElapsed > 0 && d >= p.MaxElapsed-time.Since(c.start)
 }
 
-// err is what the caller gets: the operation's own error where the policy had
-// no part in the failure, an *Error otherwise.
-func (p *Policy) err(ctx context.Context, c *call) error {
+// err ends the call for the reason and returns what the caller gets: the
+// operation's own error where the policy had no part in the failure, an *Error
+// otherwise.
+func (p *Policy) err(ctx context.Context, c *call, reason Reason) error {
+	c.reason = reason
 	if c.reason == ErrNotRetryable || c.reason == ErrNested {
 		return c.last
 	}

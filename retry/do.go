@@ -47,29 +47,31 @@ func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
 		return err
 	}
 	defer p.end(ctx, &c)
-	return p.run(ctx, &c, op, p.try(ctx, &c, op))
+	err := p.run(ctx, &c, op, p.try(c.next(ctx), op))
+	if err == nil {
+		c.succeeded()
+	}
+	return err
 }
 
 // run is the loop: err is what the attempt before it returned.
 func (p *Policy) run(ctx context.Context, c *call, op func(context.Context) error, err error) error {
 	for err != nil {
-		d, again := p.again(ctx, c, err)
-		if !again {
-			return p.err(ctx, c)
+		d, stop := p.again(ctx, c, err)
+		if stop == "" {
+			p.announce(ctx, c, d)
+			stop = p.wait(ctx, c, d)
 		}
-		p.announce(ctx, c, d)
-		if !c.wait(ctx, d) || p.late(c, 0) {
-			return p.err(ctx, c)
+		if stop != "" {
+			return p.err(ctx, c, stop)
 		}
-		err = p.try(ctx, c, op)
+		err = p.try(c.next(ctx), op)
 	}
-	c.succeeded()
 	return nil
 }
 
 // try makes one attempt.
-func (p *Policy) try(ctx context.Context, c *call, op func(context.Context) error) error {
-	ctx = c.next(ctx)
+func (p *Policy) try(ctx context.Context, op func(context.Context) error) error {
 	if p.AttemptTimeout == 0 {
 		return op(ctx)
 	}

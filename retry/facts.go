@@ -44,64 +44,72 @@ type (
 	joined   interface{ Unwrap() []error }
 )
 
-// facts are what an error says about whether, and when, to try again.
+// facts are what an error says about whether, and when, to try again. Four
+// fields are what the compiler passes in registers; they are asked for at every
+// failure.
 type facts struct {
-	permanent bool // marked by Permanent
-	givenUp   bool // a policy below has tried already
-	rejected  bool // the dependency was never reached
-	asks      bool // it has RetryAfter, which said after
-	after     time.Duration
-}
-
-// factsOf reads err and all that it wraps, as errors.As would but in one walk
-// and without its generic assertions: this is most of what a failed attempt
-// costs. Of several RetryAfter methods the outermost counts.
-func factsOf(err error) facts {
-	var f facts
-	f.read(err)
-	return f
-}
-
-func (f *facts) read(err error) {
-	for err != nil {
-		switch e := err.(type) { //nolint:errorlint // this is the walk through what err wraps
-		case *Error:
-			// A policy below that was cut off, by our AttemptTimeout for one, has
-			// not given up.
-			if e == nil || e.Reason != ErrCanceled {
-				f.givenUp = true
-				return
-			}
-		case *permanentError:
-			f.permanent = true
-		case rejecter, delayer, wrapper, joined:
-		default:
-			// Nearly every error ends here: one look-up says that it has none
-			// of these methods, and saves the four below, 2 ns a failure.
-			return
-		}
-		if r, ok := err.(rejecter); ok && r.Rejected() {
-			f.rejected = true
-		}
-		if d, ok := err.(delayer); ok && !f.asks {
-			f.asks, f.after = true, d.RetryAfter()
-		}
-		switch u := err.(type) { //nolint:errorlint // see above
-		case wrapper:
-			err = u.Unwrap()
-		case joined:
-			for _, err := range u.Unwrap() {
-				f.read(err)
-			}
-			return
-		default:
-			return
-		}
-	}
+	permanent bool          // marked by Permanent
+	givenUp   bool          // a policy below has tried already
+	rejected  bool          // the dependency was never reached
+	after     time.Duration // what RetryAfter said; 0 where nothing did
 }
 
 // final reports whether the error itself rules out another attempt, whatever a
 // policy's Retryable thinks of it.
 func (f facts) final(retryRejected bool) bool {
 	return f.givenUp || f.permanent || f.rejected && !retryRejected
+}
+
+// factsOf reads err and all that it wraps, as errors.As would but in one walk
+// and without its generic assertions: this is most of what a failed attempt
+// costs. Of several RetryAfter methods the outermost counts.
+func factsOf(err error) facts {
+	// Nearly every error ends here: one look-up says that it has none of these
+	// methods, and saves the four of the walk.
+	switch err.(type) { //nolint:errorlint // the walk looks at what err wraps
+	case *Error, *permanentError, rejecter, delayer, wrapper, joined:
+		var w walk
+		w.read(err)
+		return w.facts
+	}
+	return facts{}
+}
+
+// walk collects the facts of an error from the outside in.
+type walk struct {
+	facts
+	asked bool // a RetryAfter method has answered
+}
+
+func (w *walk) read(err error) {
+	for err != nil {
+		switch e := err.(type) { //nolint:errorlint // this is the walk through what err wraps
+		case *Error:
+			// A policy below that was cut off, by our AttemptTimeout for one, has
+			// not given up.
+			if e == nil || e.Reason != ErrCanceled {
+				w.givenUp = true
+				return
+			}
+		case *permanentError:
+			w.permanent = true
+		}
+		if r, ok := err.(rejecter); ok && r.Rejected() {
+			w.rejected = true
+		}
+		if d, ok := err.(delayer); ok && !w.asked {
+			w.asked, w.after = true, d.RetryAfter()
+		}
+		switch u := err.(type) { //nolint:errorlint // see above
+		case wrapper:
+			err = u.Unwrap()
+		case joined:
+			for _, err := range u.Unwrap() {
+				w.read(err)
+			}
+			return
+		default:
+			return
+		}
+	}
 }

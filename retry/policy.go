@@ -141,6 +141,9 @@ func (p *Policy) sound() bool {
 	if p.Forever && p.MaxAttempts > 0 {
 		return false
 	}
+	if c, ok := p.Backoff.(Constant); ok {
+		return c >= 0
+	}
 	return p.Backoff == nil || len(backoffFaults(p.Backoff)) == 0
 }
 
@@ -180,8 +183,12 @@ func (p *Policy) maxRetryAfter() time.Duration {
 }
 
 func (p *Policy) backoff(n int, previous time.Duration) time.Duration {
-	if p.Backoff == nil {
+	switch b := p.Backoff.(type) {
+	case nil:
 		return Exponential{}.Delay(n, previous)
+	case Constant: // one that does not wait retries in a few nanoseconds; the call through Backoff is a part of them
+		return time.Duration(b)
+	default:
+		return max(b.Delay(n, previous), 0)
 	}
-	return max(p.Backoff.Delay(n, previous), 0)
 }

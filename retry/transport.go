@@ -114,40 +114,40 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if !t.repeatable(req, err) {
 			c.failed(failure)
-			c.reason = ErrNotRetryable
-			return p.give(ctx, &c, resp)
+			return p.give(ctx, &c, resp, ErrNotRetryable)
 		}
 		// Before anything is decided or announced, let alone the response let go
 		// of: without a body there is no other attempt.
 		if body, err = replay(req); err != nil {
 			c.failed(fmt.Errorf("%w; request body cannot be replayed: %w", failure, err))
-			c.reason = ErrNotRetryable
-			return p.give(ctx, &c, resp)
+			return p.give(ctx, &c, resp, ErrNotRetryable)
 		}
-		d, again := p.again(ctx, &c, failure)
-		if !again {
-			return p.give(ctx, &c, resp)
+		d, stop := p.again(ctx, &c, failure)
+		if stop != "" {
+			return p.give(ctx, &c, resp, stop)
 		}
 		p.announce(ctx, &c, d)
 		if p.late(&c, d) { // the hook took its time
-			return p.give(ctx, &c, resp)
+			return p.give(ctx, &c, resp, ErrDeadline)
 		}
 		discard(resp)
 		resp = nil
-		if !c.wait(ctx, d) || p.late(&c, 0) {
-			return nil, p.err(ctx, &c)
+		if stop = p.wait(ctx, &c, d); stop != "" {
+			return nil, p.err(ctx, &c, stop)
 		}
 		send = req.WithContext(c.next(ctx)) // a copy; headers stay shared, nobody below may change them
 		send.Body, body = body, nil
 	}
 }
 
-// give ends a call with a response, where the last attempt brought one.
-func (p *Policy) give(ctx context.Context, c *call, resp *http.Response) (*http.Response, error) {
+// give ends a call for the reason, with a response where the last attempt brought
+// one.
+func (p *Policy) give(ctx context.Context, c *call, resp *http.Response, reason Reason) (*http.Response, error) {
 	if resp != nil {
+		c.reason = reason
 		return resp, nil
 	}
-	return nil, p.err(ctx, c)
+	return nil, p.err(ctx, c, reason)
 }
 
 // CloseIdleConnections lets [http.Client.CloseIdleConnections] reach the
