@@ -137,10 +137,21 @@ type Subscription struct {
 	// broker's latency; fewer spreads work more evenly and leaves less to
 	// redeliver after a crash.
 	Prefetch int
+	// DeadLetters asks for what the group has set aside, the oldest first, in place
+	// of its messages: to look at dead letters, and for moving them back. The deliveries
+	// carry the headers of [DeadHeaders]. Ack deletes a dead letter, Release leaves
+	// it where it is, DeadLetter puts it unchanged at the end of the dead letters,
+	// and Retry moves it back among the group's messages, as one that was never
+	// tried and without those headers. Default false.
+	DeadLetters bool
 	// OnReady, if set, is called each time the subscription has been established
 	// (again): what is published from then on will reach the group. It must be
 	// quick and not block.
 	OnReady func()
+	// OnLost, if set, is called with the reason each time an established
+	// subscription is interrupted; OnReady follows when it stands again. It must
+	// be quick and not block.
+	OnLost func(error)
 }
 
 // Promises state what a broker guarantees; the conformance suite holds each
@@ -155,6 +166,10 @@ type Promises struct {
 	// Routed: Publish returns [ErrUnroutable] for a topic to which no group has
 	// ever subscribed, instead of losing the message.
 	Routed bool
+	// Lease is how long a delivery may stay accepted and unsettled before the
+	// broker takes it back, unless Settler.Extend asks for longer; the Consumer
+	// does, for what waits in a lane too. 0 means that it never expires.
+	Lease time.Duration
 	// CountsRelease: a Release raises Delivery.Attempt (SQS counts receives).
 	CountsRelease bool
 	// MaxPayload is the largest Payload in bytes; a larger one is [ErrTooLarge]
