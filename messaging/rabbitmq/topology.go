@@ -68,6 +68,11 @@ func (s *settings) declareGroup(ch channel, topic string, q queues) error {
 			return err
 		}
 	}
+	return bindGroup(ch, topic, q)
+}
+
+// bindGroup has the group's queue receive what is published to topic.
+func bindGroup(ch channel, topic string, q queues) error {
 	return ch.conn.ask("bind queue "+q.work, func() error { return ch.QueueBind(q.work, "#", topic, false, nil) })
 }
 
