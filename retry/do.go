@@ -49,7 +49,7 @@ func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
 	defer p.end(ctx, &c)
 	err := p.run(ctx, &c, op, p.try(c.next(ctx), op))
 	if err == nil {
-		c.succeeded()
+		c.over(true)
 	}
 	return err
 }
@@ -59,7 +59,9 @@ func (p *Policy) run(ctx context.Context, c *call, op func(context.Context) erro
 	for err != nil {
 		d, stop := p.again(ctx, c, err)
 		if stop == "" {
-			p.announce(ctx, c, d)
+			stop = p.announce(ctx, c, d)
+		}
+		if stop == "" {
 			stop = p.wait(ctx, c, d)
 		}
 		if stop != "" {
