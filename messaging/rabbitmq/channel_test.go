@@ -51,7 +51,7 @@ func TestARequestThatIsNeverAnsweredIsToldAndMadeAgain(t *testing.T) {
 			var log record
 			b := newBroker(t, rabbitmq.Config{URL: via, RetryDelays: rungs[:1], Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			rabbitmq.SetAnswerTimeout(b, 2*time.Second)
-			p.loseFirst(c.class, c.method)
+			loseFirst(p, c.class, c.method)
 			got := make(chan *messaging.Delivery, 10)
 			sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, into(got, messaging.Verdict{}))
 			sub.stop()
@@ -69,7 +69,7 @@ func TestARequestThatIsNeverAnsweredIsToldAndMadeAgain(t *testing.T) {
 		var log record
 		b := newBroker(t, rabbitmq.Config{URL: via, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		rabbitmq.SetAnswerTimeout(b, 2*time.Second)
-		p.loseFirst(40, 10)
+		loseFirst(p, 40, 10)
 		if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
 			t.Errorf("Publish() = %v, want nil", err)
 		}
