@@ -149,3 +149,39 @@ func ExampleBatchError() {
 	// 0 false
 	// 1 true
 }
+
+// Many messages for one round trip: done is told of each when the broker has
+// answered, and Flush waits for the last.
+func ExampleAsyncPublisher() {
+	ctx, stop := context.WithCancel(context.Background())
+	broker, err := memory.New(memory.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	async, err := messaging.NewAsyncPublisher(broker, messaging.AsyncConfig{MaxInFlight: 100})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ended := make(chan error)
+	go func() { ended <- async.Run(ctx) }()
+
+	for _, topic := range []string{"orders", "orders"} {
+		m := messaging.NewMessage("OrderPlaced", []byte(`{"orderId":456}`))
+		err := async.Publish(ctx, topic, m, func(err error) {
+			fmt.Println("unroutable:", errors.Is(err, messaging.ErrUnroutable))
+		})
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println("flushed:", async.Flush(ctx))
+	stop()
+	fmt.Println("ended with", <-ended)
+	// Output:
+	// unroutable: true
+	// unroutable: true
+	// flushed: <nil>
+	// ended with <nil>
+}
