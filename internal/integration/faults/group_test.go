@@ -137,9 +137,8 @@ func (g *group) handle(ctx context.Context, d *messaging.Delivery, before func(c
 	return err
 }
 
-// verify waits until everything that was confirmed is handled or a dead letter,
-// and checks that nothing is lost, made up or left. It logs the totals.
-func (g *group) verify() {
+// catchUp waits until the group has received all that is confirmed.
+func (g *group) catchUp() {
 	g.t.Helper()
 	done := 0 // what is received stays so
 	g.await(patience, "all confirmed messages are received", func() bool {
@@ -148,6 +147,13 @@ func (g *group) verify() {
 		}
 		return done == len(g.confirmed)
 	})
+}
+
+// verify waits until everything that was confirmed is handled or a dead letter,
+// and checks that nothing is lost, made up or left. It logs the totals.
+func (g *group) verify() {
+	g.t.Helper()
+	g.catchUp()
 	dead := g.deadLetters()
 	for _, queue := range []string{g.queue(), g.rung(soon), g.rung(g.cfg.late), g.rung(g.cfg.later)} {
 		eventually(g.t, patience, queue+" is empty", func() bool { return g.admin().count(queue) == 0 })

@@ -88,6 +88,7 @@ func parked(t *testing.T, node *services.Node, n int) (g *group, stop func() err
 		stop = g.start(groupConfig{})
 		pause(t.Context(), age)
 		g.publish(load{n: n})()
+		g.catchUp()
 		began := time.Now()
 		g.publish(load{n: 2 * half, typ: func(i int) string {
 			if i%2 == 0 {
