@@ -11,9 +11,9 @@ import (
 // seen never to confirm what was on its way to two quorum queues when one of them
 // was deleted.
 func (o *outlet) watchConfirms() {
-	t := time.NewTicker(o.answer)
+	t := time.NewTicker(o.answer / 2)
 	defer t.Stop()
-	before := int64(0)
+	before, looks := int64(0), 0 // after the first that found it
 	for {
 		select {
 		case <-t.C:
@@ -24,12 +24,14 @@ func (o *outlet) watchConfirms() {
 		if o.blocked.Load() { // it reads nothing, so there is nothing to answer
 			oldest = 0
 		}
-		if oldest != 0 && oldest == before {
+		if looks++; oldest == 0 || oldest != before {
+			before, looks = oldest, 0
+		}
+		if looks == 2 {
 			o.log.Warn("rabbitmq: no answer from the broker: the connection is given up", slog.String("request", "confirm a message"), slog.Duration("waited", o.answer))
 			o.shut()
 			return
 		}
-		before = oldest
 	}
 }
 
