@@ -1,6 +1,7 @@
 // Package services keeps the tests that need a real server from depending on
 // what happens to run on a machine. It finds or starts RabbitMQ, Redis,
-// PostgreSQL, Jaeger and Zipkin, tells the tests where they are, and stops what it started. It
+// PostgreSQL, Jaeger and Zipkin, tells the tests where they are, and stops what it
+// started. It
 // belongs to this repository's tests; no package of the library imports it.
 //
 //	node, err := services.RabbitMQ().Start(ctx, t.TempDir())
