@@ -198,6 +198,7 @@ func (t *Tracer) Handler(next messaging.Handler) messaging.Handler {
 			return next(t.minted(ctx), d)
 		}
 		opts := append(make([]trace.SpanStartOption, 0, 4), t.consume, trace.WithAttributes(t.processAttributes(d)...))
+		// Not both parent and link: Jaeger keeps one reference to a span, the link.
 		if !t.cfg.ParentMessages {
 			opts = append(opts, trace.WithNewRoot())
 			if ok {

@@ -71,7 +71,8 @@ func launchZipkin(ctx context.Context, dir string, port int) ([]*process, error)
 	server, err := start(ctx, program{
 		path: java,
 		args: []string{
-			"-Xmx256m", "-jar", jar,
+			"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", // starts in half the time
+			"-jar", jar,
 			"--armeria.ports[0].ip=127.0.0.1", "--armeria.ports[0].protocols[0]=http",
 			"--armeria.ports[0].port=" + strconv.Itoa(port),
 		},
