@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -81,6 +82,26 @@ func FuzzText(f *testing.F) {
 		}
 		if len(s) <= limit && strings.ToValidUTF8(s, "") == s && got != s {
 			t.Errorf("text(%q, %d) = %q, want it unchanged", s, limit, got)
+		}
+	})
+}
+
+func FuzzAddress(f *testing.F) {
+	for _, s := range []string{"h:80", "h", "[::1]:80", "[::1]", "::1", ":80", "", "h:99999", "h:x", "[", "]:1", "a:b:c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, digits := splitHostPort(s)
+		if wantHost, wantDigits, err := net.SplitHostPort(s); err == nil && (strings.Trim(wantHost, "[]") != host || wantDigits != digits) {
+			t.Errorf("splitHostPort(%q) = %q, %q, want %q, %q as the standard library has it", s, host, digits, wantHost, wantDigits)
+		}
+		if port := portOf(digits, 7); port < 0 || port > 65535 {
+			t.Errorf("portOf(%q) = %d, want a port", digits, port)
+		}
+		for _, a := range appendAddress(nil, keyServerAddress, keyServerPort, s, 80) {
+			if a.Key == keyServerAddress && (a.Value.AsString() == "" || len(a.Value.AsString()) > maxText) {
+				t.Errorf("%q has the address %q", s, a.Value.AsString())
+			}
 		}
 	})
 }

@@ -64,20 +64,20 @@ func (c composed) up(ctx context.Context, s Service) (*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := hostport
+	all := []string{hostport}
 	for _, port := range s.More {
 		more, err := c.at(pull, port)
 		if err != nil {
 			return nil, err
 		}
-		all += "," + more
+		all = append(all, more)
 	}
 	version, err := await(ctx, s, hostport, nil)
 	if err != nil {
 		log, _ := c.run(pull, "logs", "--no-color", "--tail", strconv.Itoa(shownLines), c.name)
 		return nil, withLog(fmt.Errorf("docker: %w", err), strings.TrimSpace(log))
 	}
-	return &found{address: s.address(all), version: version, how: "ready in Docker", stop: c.down}, nil
+	return &found{address: s.address(strings.Join(all, ",")), version: version, how: "ready in Docker", stop: c.down}, nil
 }
 
 // at returns where the engine has published a port of the container.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // A Node is a server of its own for a test that stops it, kills it and starts it
@@ -38,11 +39,11 @@ func (s Service) Start(ctx context.Context, dir string) (*Node, error) {
 // URL returns the node's address as the Service's Variable holds it. It stays
 // the same for the node's life.
 func (n *Node) URL() string {
-	all := n.hostport()
+	all := []string{n.hostport()}
 	for i := range n.service.More {
-		all += "," + loopback(n.port+1+i)
+		all = append(all, loopback(n.port+1+i))
 	}
-	return n.service.address(all)
+	return n.service.address(strings.Join(all, ","))
 }
 
 // Version returns what the server says that it is.

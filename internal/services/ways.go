@@ -57,11 +57,11 @@ func running(ctx context.Context, s Service, _ func(string)) (*found, error) {
 	version, err := s.hello(ctx, hostport)
 	switch {
 	case err == nil:
-		all := hostport
+		all := []string{hostport}
 		for _, port := range s.More {
-			all += "," + loopback(port)
+			all = append(all, loopback(port))
 		}
-		return &found{address: s.address(all), version: version, how: "reused at " + hostport}, nil
+		return &found{address: s.address(strings.Join(all, ",")), version: version, how: "reused at " + hostport}, nil
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, errors.New("nothing listens at " + hostport)
 	}

@@ -123,14 +123,23 @@ func TestSpansArriveOverEachProtocol(t *testing.T) {
 		{"gRPC", nil, func(c *collector) otlp.Config {
 			return otlp.Config{Service: "s", Endpoint: c.grpcURL, Protocol: "grpc", Attributes: map[string]string{"team": "t"}}
 		}, "s/a t"},
-		{"all from the environment", map[string]string{"OTEL_SERVICE_NAME": "e", "OTEL_RESOURCE_ATTRIBUTES": "team=u", "OTEL_EXPORTER_OTLP_ENDPOINT": "HTTP", "OTEL_TRACES_EXPORTER": "otlp"},
-			func(*collector) otlp.Config { return otlp.Config{} }, "e/a u"},
-		{"gRPC from the environment", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": "GRPC", "OTEL_SERVICE_NAME": "e"},
-			func(*collector) otlp.Config { return otlp.Config{} }, "e/a "},
-		{"fields win over the environment", map[string]string{"OTEL_SERVICE_NAME": "e", "OTEL_RESOURCE_ATTRIBUTES": "team=u", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_TRACES_EXPORTER": "none"},
+		{
+			"all from the environment",
+			map[string]string{"OTEL_SERVICE_NAME": "e", "OTEL_RESOURCE_ATTRIBUTES": "team=u", "OTEL_EXPORTER_OTLP_ENDPOINT": "HTTP", "OTEL_TRACES_EXPORTER": "otlp"},
+			func(*collector) otlp.Config { return otlp.Config{} }, "e/a u",
+		},
+		{
+			"gRPC from the environment",
+			map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": "GRPC", "OTEL_SERVICE_NAME": "e"},
+			func(*collector) otlp.Config { return otlp.Config{} }, "e/a ",
+		},
+		{
+			"fields win over the environment",
+			map[string]string{"OTEL_SERVICE_NAME": "e", "OTEL_RESOURCE_ATTRIBUTES": "team=u", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_TRACES_EXPORTER": "none"},
 			func(c *collector) otlp.Config {
 				return otlp.Config{Service: "s", Exporter: "otlp", Protocol: "http/protobuf", Endpoint: c.httpURL, Attributes: map[string]string{"team": "t"}}
-			}, "s/a t"},
+			}, "s/a t",
+		},
 	} {
 		t.Run(tt.does, func(t *testing.T) {
 			c := newCollector(t)

@@ -17,8 +17,11 @@ func newTracers(cfg Config) (t tracers, err error) {
 		name   string
 		tracer **tracing.Tracer
 	}{
-		{"gateway", &t.gateway}, {"user", &t.user}, {"inventory", &t.inventory},
-		{"order", &t.order}, {"notification", &t.notification},
+		{"gateway", &t.gateway},
+		{"user", &t.user},
+		{"inventory", &t.inventory},
+		{"order", &t.order},
+		{"notification", &t.notification},
 	} {
 		// A message is handled under the trace of the order that caused it. Where
 		// nobody takes spans, ids are minted, so that the logs can be joined.

@@ -258,7 +258,7 @@ func (z toZipkin) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan
 	for i, s := range spans {
 		tags := map[string]string{}
 		for _, a := range s.Attributes() {
-			tags[string(a.Key)] = a.Value.Emit()
+			tags[string(a.Key)] = a.Value.String()
 		}
 		if s.Status().Code == codes.Error {
 			tags["error"] = s.Status().Description
