@@ -309,6 +309,9 @@ func splitHostPort(hostport string) (host, port string) {
 	if colon > bracket && (bracket >= 0 || strings.IndexByte(hostport, ':') == colon) {
 		hostport, port = hostport[:colon], hostport[colon+1:]
 	}
+	if bracket < 0 && strings.IndexByte(hostport, '[') < 0 {
+		return hostport, port
+	}
 	return strings.Trim(hostport, "[]"), port
 }
 
