@@ -27,6 +27,7 @@ type Broker struct {
 	in      link[*connection] // all consuming
 	closing chan struct{}     // closed when Close begins
 	answer  time.Duration     // how long RabbitMQ has to answer a request
+	routes  routes
 
 	mu      sync.Mutex
 	closed  bool           // guarded by mu
@@ -60,7 +61,8 @@ func (b *Broker) Promises() messaging.Promises {
 // for each message, nil or one of:
 //
 //   - [messaging.ErrInvalid], [messaging.ErrTooLarge]: before the network.
-//   - [messaging.ErrUnroutable]: no group has ever subscribed to topic.
+//   - [messaging.ErrUnroutable]: no group has ever subscribed to topic, or all
+//     that had are gone for 10s.
 //   - [messaging.ErrRefused]: a queue is full or has failed.
 //   - [messaging.ErrNotConfirmed] and the cause of ctx: it was sent, and ctx
 //     ended before the answer. It may have been stored.

@@ -28,6 +28,8 @@ type batch struct {
 	to        target
 	items     []*item
 	redeclare bool          // to turned out not to exist
+	patient   bool          // see routes.interrupted
+	astray    bool          // an item was; the caller's alone
 	written   chan struct{} // closed when the writer is done with the batch
 	err       error         // why nothing of it was written; set before written is closed
 

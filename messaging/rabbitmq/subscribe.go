@@ -107,6 +107,9 @@ func (b *Broker) consume(ctx context.Context, s messaging.Subscription, deliver 
 		end(messaging.ErrLost)
 	})
 	b.workers.Go(in.acknowledge)
+	if !s.DeadLetters {
+		b.workers.Go(func() { in.keepBound(ctx) })
+	}
 	// Also when deliver panics or calls runtime.Goexit.
 	defer in.release()
 	if s.OnReady != nil {

@@ -135,7 +135,28 @@ func (s *settings) ensureGroup(ch channel, sub messaging.Subscription, q queues)
 			return err
 		}
 	}
-	return ch.conn.ask("bind queue "+q.work, func() error { return ch.QueueBind(q.work, "#", sub.Topic, false, nil) })
+	return bindGroup(ch, sub.Topic, q)
+}
+
+// bindGroup has the group's queue receive what is published to topic.
+func bindGroup(ch channel, topic string, q queues) error {
+	return ch.conn.ask("bind queue "+q.work, func() error { return ch.QueueBind(q.work, "#", topic, false, nil) })
+}
+
+// rebind makes sure that the group still receives what is published to topic, as
+// far as it can be seen where nothing may be made.
+func (s *settings) rebind(conn *connection, topic string, q queues) error {
+	if err := s.ensure(conn, toTopic(topic)); err != nil || s.Passive {
+		return err
+	}
+	ch, err := conn.open()
+	if err != nil {
+		return err
+	}
+	if err := bindGroup(ch, topic, q); err != nil {
+		return err
+	}
+	return ch.close()
 }
 
 // ensure makes sure that t exists.
