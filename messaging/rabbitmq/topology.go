@@ -128,7 +128,11 @@ func (s *settings) ensureGroup(ch channel, sub messaging.Subscription, q queues)
 	}
 	group := s.groupOf(sub.Topic, q)
 	if s.Passive {
-		return missing(ch.conn, group)
+		err := missing(ch.conn, group)
+		if errors.Is(err, messaging.ErrNotFound) {
+			err = fmt.Errorf("%w; bind %s to exchange %s with the routing key \"#\"", err, q.work, sub.Topic)
+		}
+		return err
 	}
 	for _, t := range group {
 		if err := t.declare(ch); err != nil {
