@@ -121,9 +121,10 @@ func (k Kind) String() string {
 
 // Reasons for which the Consumer dead-letters a message.
 const (
-	ReasonExhausted = "exhausted" // the last allowed attempt failed
-	ReasonPermanent = "permanent" // the handler returned a Permanent error
-	ReasonDecode    = "decode"    // the payload could not be decoded
+	ReasonExhausted   = "exhausted"    // the last allowed attempt failed
+	ReasonPermanent   = "permanent"    // the handler returned a Permanent error
+	ReasonDecode      = "decode"       // the payload could not be decoded
+	ReasonUnknownType = "unknown-type" // Events has no entry for the message's Type
 )
 
 // A Subscription names what a group of consumers receives.
