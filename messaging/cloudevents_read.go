@@ -159,7 +159,7 @@ func (e *eventReader) finish() error {
 	}
 	switch {
 	case missing != nil:
-		return fmt.Errorf("it lacks %s, which is required", strings.Join(missing, " and "))
+		return fmt.Errorf("it lacks the required %s", strings.Join(missing, " and "))
 	case e.bytes != nil && e.data != nil:
 		return errors.New("it has both data and data_base64")
 	case e.bytes != nil:

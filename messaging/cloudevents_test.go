@@ -172,8 +172,8 @@ func TestUnmarshalCloudEventSaysWhatIsWrong(t *testing.T) {
 		`{}`:                                  `its specversion is "", and only "1.0" is known`,
 		`{"specversion":"0.3","type":"t","source":"/s","id":"1"}`: `its specversion is "0.3"`,
 		`{"specversion":1.0,"type":"t","source":"/s","id":"1"}`:   "the attribute specversion is not a string",
-		`{"specversion":"1.0"}`:                                   "it lacks id and source and type, which is required",
-		`{"specversion":"1.0","type":"t","source":"","id":"1"}`:   "it lacks source, which is required",
+		`{"specversion":"1.0"}`:                                   "it lacks the required id and source and type",
+		`{"specversion":"1.0","type":"t","source":"","id":"1"}`:   "it lacks the required source",
 		`{"specversion":"1.0","type":"t","source":"/s","id":1}`:   "the attribute id is not a string",
 		`{` + head + `,"id":"2"}`:                                 `the member "id" stands in it twice`,
 		`{` + head + `,"data":1,"data":2}`:                        `the member "data" stands in it twice`,
@@ -313,7 +313,7 @@ func TestAnInvalidStructuredEventIsDeadLetteredByteForByte(t *testing.T) {
 		t.Errorf("Run() = %v, want nil", err)
 	}
 	dead := b.DeadLetters("t", "g")
-	if v.Reason != messaging.ReasonDecode || !strings.Contains(v.Err.Error(), "it lacks id and source") || len(dead) != 1 || !bytes.Equal(dead[0].Payload, m.Payload) {
+	if v.Reason != messaging.ReasonDecode || !strings.Contains(v.Err.Error(), "it lacks the required id and source") || len(dead) != 1 || !bytes.Equal(dead[0].Payload, m.Payload) {
 		t.Errorf("verdict = %v %q %v with %d dead letters, want decode that says what is missing and the message as it was", v.Kind, v.Reason, v.Err, len(dead))
 	}
 }

@@ -94,7 +94,7 @@ type Consumer struct {
 // that is wrong with cfg, and is [ErrInvalid].
 func NewConsumer(b Broker, cfg ConsumerConfig) (*Consumer, error) {
 	cfg, faults := cfg.withDefaults()
-	if v := reflect.ValueOf(b); b == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNil(b) {
 		faults = append(faults, "the Broker is nil")
 	}
 	if faults != nil {
@@ -103,12 +103,20 @@ func NewConsumer(b Broker, cfg ConsumerConfig) (*Consumer, error) {
 	return &Consumer{broker: b, cfg: cfg, ready: make(chan struct{})}, nil
 }
 
+func isNil(b Broker) bool {
+	v := reflect.ValueOf(b)
+	return b == nil || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
 // Handle adds a subscription, whose deliveries h handles within mw. Its faults
 // are reported by Run, all at once: an invalid name, a nil handler, a group that
-// is handled already. A call that comes after Run adds nothing but an entry in
+// is handled already, a subscription to DeadLetters. A call that comes after Run adds nothing but an entry in
 // the log.
 func (c *Consumer) Handle(sub Subscription, h Handler, mw ...Middleware) {
 	sub, err := CheckSubscription(sub)
+	if err == nil && sub.DeadLetters {
+		err = fmt.Errorf("%w: group %q of topic %q: a Consumer handles no dead letters: look at them with DeadLetters, move them back with Redrive", ErrInvalid, sub.Group, sub.Topic)
+	}
 	if err == nil {
 		h, err = wrap(h, mw)
 	}

@@ -28,6 +28,7 @@
 //	  with Rejected() true          Retry that counts as no attempt, so never "exhausted"
 //	Permanent(err)                  DeadLetter "permanent", at once
 //	a payload that Typed refuses    DeadLetter "decode", at once
+//	a Type that Events has not      DeadLetter "unknown-type", at once
 //	panic or runtime.Goexit         as an error; the stack of a panic is logged; so
 //	                                where Backoff or a method of the error does it
 //	any error after ErrDrain        Release: back to the broker, as if not delivered
@@ -43,6 +44,9 @@
 // A retry waits at the broker, not in the handler, so it holds nothing up. The
 // dead letters of a group keep the message byte for byte, with the headers
 // [HeaderDeadReason] and following.
+//
+// Look at them with [DeadLetters], and move them back with [Redrive] once the
+// cause is mended; both work on every broker.
 //
 // Handlers run in lanes, Concurrency of them for each subscription. The messages
 // of one Key share a lane, one after the other; those without a Key take
@@ -68,6 +72,12 @@
 //   - When Run is told to stop, running handlers keep a live context until
 //     DrainTimeout, and no other begins.
 //
+// Further guarantees, of what moves dead letters back:
+//
+//   - Redrive moves no message twice, and ends when it has gone round once.
+//   - A Redrive that is killed, or runs beside others, loses nothing: at worst a
+//     message comes twice, with the same ID.
+//
 // Not guaranteed: that a message is handled once. A crash or a lost connection
 // between the handler's end and the acknowledgement delivers it again, and so
 // does publishing again after [ErrNotConfirmed]; the ID stays the same, so let
@@ -85,10 +95,21 @@
 // attempts with delays of about 1s, 4s, 16s and 64s span the restart of a
 // dependency. DrainTimeout 30s is what container platforms grant before they
 // kill. Headers are at most 32 KiB, see [MaxHeaderBytes]; how large a payload
-// may be, [Promises] says.
+// may be, [Promises] says. A Redrive moves at most 1,000 dead letters, 100 in a
+// second, so that what they need is not taken away again.
+//
+// # Events
+//
+// [Encode] makes a message from a value, by the [Codec] that [Typed] reads it
+// with. A topic with events of several types, and old versions of them, has one
+// handler made by [Events]. A message is a CloudEvent 1.0: adapters carry its
+// attributes in headers, which is binary mode; [Structured] and
+// [MarshalCloudEvent] put all of it into the payload, which is structured mode.
+// The middleware [CloudEvents] unpacks that for handlers, so that they serve both.
 //
 // # Composition
 //
+// [CloudEvents] comes first of all middleware, where it is used.
 // List middleware outermost first: tracing, metrics, then the inbox, then the
 // handler. Timeouts, retries, dead letters and the recovery of panics are the
 // Consumer's. A handler that retries by itself holds up its lane and multiplies

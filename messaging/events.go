@@ -41,7 +41,8 @@ type Event struct {
 	isNil bool         // the function that it was made with
 }
 
-// On has fn handle the messages of type typ, with their payloads decoded into T.
+// On has fn handle the messages of type typ, with their payloads decoded into T,
+// as [Typed] does.
 // An empty typ stands for messages without a Type.
 func On[T any](typ string, fn func(context.Context, T, *Delivery) error) Event {
 	e := newEvent[T](typ)

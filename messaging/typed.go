@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 )
 
 // A Codec turns values into the payloads of messages and back. Its methods are
@@ -51,7 +52,8 @@ func Encode(codec Codec, typ string, v any) (Message, error) {
 }
 
 // Typed returns a Handler that decodes each payload into a new T and passes it
-// to fn. A payload that cannot be decoded is dead-lettered at its first attempt,
+// to fn. T may be a pointer, as the types of protobuf want it; it then points to
+// a new value, which is what codec decodes into, and is never nil. A payload that cannot be decoded is dead-lettered at its first attempt,
 // with [ReasonDecode]. What fn returns is returned as it is. For a topic with
 // events of several types, or versions of them, see [Events].
 //
@@ -71,7 +73,12 @@ func Typed[T any](codec Codec, fn func(context.Context, T, *Delivery) error) Han
 
 // decode returns what m carries.
 func decode[T any](codec Codec, m *Message) (v T, err error) {
-	if err := codec.Decode(m, &v); err != nil {
+	into := any(&v)
+	if t := reflect.TypeFor[T](); t.Kind() == reflect.Pointer {
+		into = reflect.New(t.Elem()).Interface()
+		v, _ = into.(T)
+	}
+	if err := codec.Decode(m, into); err != nil {
 		return v, fmt.Errorf("messaging: decode the payload of %d bytes into %T: %w", len(m.Payload), v, err)
 	}
 	return v, nil

@@ -87,6 +87,22 @@ func TestTypedTakesAnyCodec(t *testing.T) {
 	}
 }
 
+func TestTypedDecodesIntoAPointerThatIsNeverNil(t *testing.T) {
+	var got []*order
+	h := messaging.Typed(messaging.JSON{}, func(_ context.Context, o *order, _ *messaging.Delivery) error {
+		got = append(got, o)
+		return nil
+	})
+	for _, payload := range []string{`{"orderId":456}`, `null`} {
+		if err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{Payload: []byte(payload)}}); err != nil {
+			t.Errorf("Handler = %v, want nil", err)
+		}
+	}
+	if len(got) != 2 || got[0] == nil || got[0].ID != 456 || got[1] == nil || got[1].ID != 0 {
+		t.Errorf("the function was given %v, want order 456 and an empty one", got)
+	}
+}
+
 func TestTypedWithoutCodecOrFunctionIsReportedByRun(t *testing.T) {
 	fn := func(context.Context, order, *messaging.Delivery) error { return nil }
 	for name, h := range map[string]messaging.Handler{

@@ -20,7 +20,8 @@ type Config struct {
 	// a group that is full waits. Default 10,000.
 	MaxBacklog int
 	// MaxDeadLetters is how many dead letters a group keeps. Beyond that, the
-	// oldest is dropped. 1 to 1,000,000. Default 10,000.
+	// oldest is dropped of those that no subscriber has in hand. 1 to 1,000,000.
+	// Default 10,000.
 	MaxDeadLetters int
 	// MaxPayload is the largest payload in bytes, at least 1. Default 1 MiB.
 	MaxPayload int
@@ -196,15 +197,24 @@ func (b *Broker) reserve(ctx context.Context, g *group) error {
 }
 
 // DeadLetters returns copies of the messages that a group set aside, the oldest
-// first. Beside their own headers they carry those of [messaging.DeadHeaders].
-// It returns nil for a group that does not exist.
+// first, those that a subscriber has in hand included. Beside their own headers
+// they carry those of [messaging.DeadHeaders]. It returns nil for a group that
+// does not exist. Code that is to run on any broker uses [messaging.DeadLetters].
 func (b *Broker) DeadLetters(topic, group string) []messaging.Message {
 	b.mu.RLock()
-	groups := b.groups[topic]
+	g := b.find(topic, group)
 	b.mu.RUnlock()
-	for _, g := range groups {
+	if g == nil {
+		return nil
+	}
+	return g.dead.list()
+}
+
+// find returns a group, or nil when there is none. The caller holds mu.
+func (b *Broker) find(topic, group string) *group {
+	for _, g := range b.groups[topic] {
 		if g.name == group {
-			return g.deadLetters()
+			return g
 		}
 	}
 	return nil

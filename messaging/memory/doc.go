@@ -14,8 +14,8 @@
 // Each group is a queue of at most MaxBacklog messages that are not settled.
 // Publish puts a copy into the queue of every group of the topic. A retry waits
 // in a heap, by the monotonic clock, and then joins the end of the queue; a
-// release goes back to where the message was. Dead letters are kept in order,
-// for [Broker.DeadLetters].
+// release goes back to where the message was. Dead letters are kept in order, for
+// subscriptions to DeadLetters and for [Broker.DeadLetters], which does not wait.
 //
 // # Guarantees
 //

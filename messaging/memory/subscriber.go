@@ -30,6 +30,10 @@ type subscriber struct {
 // The group exists from its first Subscribe until the Broker is closed, with
 // subscribers or without. Several subscribers of one group share its messages;
 // order by Key then holds within each of them.
+//
+// A subscription to DeadLetters is [messaging.ErrInvalid] for a group that does
+// not exist, so that a wrong name makes none. Its Retry waits while the group's
+// backlog is full, until the context of Settle ends.
 func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
 	s, err := messaging.CheckSubscription(s)
 	if err == nil && deliver == nil {
@@ -37,6 +41,9 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 	}
 	if err != nil {
 		return err
+	}
+	if s.DeadLetters {
+		return b.readDead(ctx, s, deliver)
 	}
 	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	sub := &subscriber{broker: b, prefetch: s.Prefetch, freed: make(chan struct{}, 1), open: map[*handout]struct{}{}}
@@ -225,7 +232,7 @@ func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
 		}
 		g.retry(e, v.After)
 	case messaging.DeadLetter:
-		g.bury(e.msg, messaging.DeadHeaders(&messaging.Delivery{Topic: g.topic, Group: g.name, Attempt: e.attempt}, v, time.Now()))
+		g.dead.bury(e.msg, messaging.DeadHeaders(&messaging.Delivery{Topic: g.topic, Group: g.name, Attempt: e.attempt}, v, time.Now()))
 		g.free()
 	case messaging.Release:
 		g.release(e)

@@ -69,10 +69,6 @@ func (f faulty) Close(ctx context.Context) error {
 	return f.Broker.Close(ctx)
 }
 
-func (f faulty) DeadLetters(_ context.Context, topic, group string, _ int) ([]messaging.Message, error) {
-	return f.Broker.DeadLetters(topic, group), nil
-}
-
 type settler struct {
 	messaging.Settler
 	settle func(context.Context, messaging.Settler, messaging.Verdict) error
@@ -109,7 +105,7 @@ type fault struct {
 }
 
 func faults() map[string]fault {
-	return map[string]fault{
+	all := map[string]fault{
 		"loses a header": {
 			altered(func(d *messaging.Delivery) { delete(d.Headers, "empty") }), "a message arrives as it was published", false,
 		},
@@ -279,13 +275,20 @@ func faults() map[string]fault {
 			faulty{promises: func(p *messaging.Promises) { p.Durable = true }}, "what is published outlives the Broker", true,
 		},
 	}
+	maps.Copy(all, deadFaults())
+	maps.Copy(all, leaseFaults())
+	return all
 }
 
 // TestSuite runs the suite with the fault that the environment names, or with
 // none.
 func TestSuite(t *testing.T) {
 	broker := faulty{}
-	if name := os.Getenv(variable); name != "" {
+	switch name := os.Getenv(variable); name {
+	case "":
+	case noFault:
+		broker = leased(testLease, true)
+	default:
 		broker = faults()[name].broker
 	}
 	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
