@@ -100,6 +100,49 @@ func TestRedriveThatIsStoppedLosesNothing(t *testing.T) {
 	})
 }
 
+// A crashing Broker stores the message of each Retry of a dead letter, and dies
+// before it has deleted the dead letter.
+type crashing struct{ *memory.Broker }
+
+func (b crashing) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
+	return b.Broker.Subscribe(ctx, s, func(lease context.Context, d *messaging.Delivery, set messaging.Settler) error {
+		return deliver(lease, d, crash{set, func(ctx context.Context) error {
+			if err := b.Publish(ctx, d.Topic, d.Message); err != nil {
+				return err
+			}
+			_ = set.Settle(ctx, messaging.Verdict{Kind: messaging.Release})
+			return errFailed
+		}})
+	})
+}
+
+type crash struct {
+	messaging.Settler
+	retry func(context.Context) error
+}
+
+func (c crash) Settle(ctx context.Context, v messaging.Verdict) error {
+	if v.Kind == messaging.Retry {
+		return c.retry(ctx)
+	}
+	return c.Settler.Settle(ctx, v)
+}
+
+func TestRedriveThatIsKilledLosesNothingAndAtWorstAMessageComesTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMemory(t)
+		bury(t, b, "1", "2")
+		if got, err := messaging.Redrive(t.Context(), crashing{b}, theGroup, messaging.RedriveConfig{}); !errors.Is(err, errFailed) || got.Moved != 0 {
+			t.Errorf("Redrive() = %+v, %v, want nothing moved and the fault", got, err)
+		}
+		got, err := messaging.Redrive(t.Context(), b, theGroup, messaging.RedriveConfig{})
+		redriven(t, got, err, messaging.Redriven{Moved: 2, Complete: true})
+		if got := alive(t, b); got != "1 1 2" {
+			t.Errorf("the group has %s, want 1 twice and 2 once", got)
+		}
+	})
+}
+
 func TestRedriveWhoseContextHasEndedMovesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMemory(t)
@@ -134,7 +177,7 @@ func TestRedriveMovesAMessageThatDiedSeveralTimesOnce(t *testing.T) {
 	})
 }
 
-func TestRedriveNeverLoopsOverWhatItPutBack(t *testing.T) {
+func TestRedriveMovesNoMessageTwiceAndEndsWhenItHasGoneRoundOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMemory(t)
 		bury(t, b, "1", "2", "3")
