@@ -77,7 +77,7 @@ func (e *eventReader) read(data []byte) error {
 	if _, err := dec.Token(); err != nil {
 		return errEventJSON
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // the decoder returns it bare
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errEventJSON
 	}
 	return e.finish()

@@ -56,14 +56,20 @@ func TestMarshalCloudEventWritesTheJSONFormat(t *testing.T) {
 			m.Payload = []byte("{\n \"a\": 1}")
 		}), head + `,"subject":"larger-context","time":"2018-04-05T17:31:00.000005Z","partitionkey":"customer 7","datacontenttype":"application/json",` +
 			`"dataschema":"https://example.com/s","ext2":"ü","traceparent":"00-ab","data":` + "{\n \"a\": 1}}"},
-		"another kind of JSON": {eventWith(func(m *messaging.Message) {
-			m.ContentType, m.Payload = `Application/Problem+JSON; charset=utf-8`, []byte(`"x"`)
-		}),
-			head + `,"datacontenttype":"Application/Problem+JSON; charset=utf-8","data":"x"}`},
-		"what only claims to be JSON": {eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `application/json`, []byte(`{`) }),
-			head + `,"datacontenttype":"application/json","data_base64":"ew=="}`},
-		"JSON that is not UTF-8": {eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `application/json`, []byte("\"\xff\"") }),
-			head + `,"datacontenttype":"application/json","data_base64":"Iv8i"}`},
+		"another kind of JSON": {
+			eventWith(func(m *messaging.Message) {
+				m.ContentType, m.Payload = `Application/Problem+JSON; charset=utf-8`, []byte(`"x"`)
+			}),
+			head + `,"datacontenttype":"Application/Problem+JSON; charset=utf-8","data":"x"}`,
+		},
+		"what only claims to be JSON": {
+			eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `application/json`, []byte(`{`) }),
+			head + `,"datacontenttype":"application/json","data_base64":"ew=="}`,
+		},
+		"JSON that is not UTF-8": {
+			eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `application/json`, []byte("\"\xff\"") }),
+			head + `,"datacontenttype":"application/json","data_base64":"Iv8i"}`,
+		},
 		"text":                     {eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `text/xml`, []byte(`much "wow"`) }), head + `,"datacontenttype":"text/xml","data":"much \"wow\""}`},
 		"text in another encoding": {eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `text/plain; charset=latin1`, []byte("a") }), head + `,"datacontenttype":"text/plain; charset=latin1","data_base64":"YQ=="}`},
 		"bytes":                    {eventWith(func(m *messaging.Message) { m.ContentType, m.Payload = `application/x`, []byte{0, 255} }), head + `,"datacontenttype":"application/x","data_base64":"AP8="}`},
