@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -38,11 +39,13 @@ var (
 
 // An eventReader collects the members of an event.
 type eventReader struct {
-	m           Message
-	size        int // of what is not the payload
-	version     string
-	data, bytes json.RawMessage // the members data and data_base64
-	seen        map[string]struct{}
+	m       Message
+	size    int // of what is not the payload
+	version string
+	data    json.RawMessage
+	bytes   string // the text of data_base64,
+	base64  bool   // where it is there
+	seen    map[string]struct{}
 }
 
 func (e *eventReader) read(data []byte) error {
@@ -51,6 +54,7 @@ func (e *eventReader) read(data []byte) error {
 	}
 	e.seen = make(map[string]struct{}, 12)
 	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber() // which keeps their text
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return errEventJSON
 	}
@@ -59,19 +63,22 @@ func (e *eventReader) read(data []byte) error {
 		if err != nil {
 			return errEventJSON
 		}
-		name, _ := t.(string) // what else the decoder takes for a key
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return errEventJSON
-		}
+		name, _ := t.(string) // a decoder takes nothing else for a key
 		// Two members of one name would let an event have one ID for an inbox and
 		// another for someone else's reader.
 		if _, twice := e.seen[name]; twice {
 			return fmt.Errorf("the member %q stands in it twice", clip(name, maxName))
 		}
 		e.seen[name] = struct{}{}
-		if err := e.member(name, value); err != nil {
-			return err
+		if name == memberData {
+			err = dec.Decode(&e.data)
+		} else if t, err = dec.Token(); err == nil {
+			if err := e.member(name, t); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return errEventJSON
 		}
 	}
 	if _, err := dec.Token(); err != nil {
@@ -83,27 +90,32 @@ func (e *eventReader) read(data []byte) error {
 	return e.finish()
 }
 
-// member takes one member of the object. Null stands for one that is not there,
-// save for data, which may be JSON's null.
-func (e *eventReader) member(name string, value json.RawMessage) error {
-	switch {
-	case name == memberData:
-		e.data = value
-		return nil
-	case string(value) == "null":
-		e.size += len(name)
-		return e.bounded()
-	case name == memberBase64:
-		e.bytes = value
+// member takes one member of the object, other than data. Null stands for one that
+// is not there.
+func (e *eventReader) member(name string, value json.Token) error {
+	text, isString := value.(string)
+	if name == memberBase64 {
+		if value != nil {
+			e.base64, e.bytes = true, text
+		}
+		if value != nil && !isString {
+			return errors.New("data_base64 is not a string")
+		}
 		return nil
 	}
-	e.size += len(name) + len(value)
-	if err := e.bounded(); err != nil {
-		return err
-	}
-	text, isString, err := scalar(value)
-	if err != nil {
+	switch v := value.(type) {
+	case json.Number:
+		text = v.String()
+	case bool:
+		text = strconv.FormatBool(v)
+	case json.Delim:
 		return fmt.Errorf("the attribute %q is a list or an object, and no attribute is", clip(name, maxName))
+	}
+	if e.size += len(name) + len(text); e.size > MaxHeaderBytes {
+		return errEventSize
+	}
+	if value == nil {
+		return nil
 	}
 	if strings.IndexByte(text, 0) >= 0 {
 		return fmt.Errorf("the attribute %q contains NUL", clip(name, maxName))
@@ -124,13 +136,6 @@ func (e *eventReader) member(name string, value json.RawMessage) error {
 		return nil
 	}
 	return e.extension(name, text)
-}
-
-func (e *eventReader) bounded() error {
-	if e.size > MaxHeaderBytes {
-		return errEventSize
-	}
-	return nil
 }
 
 // extension takes an extension attribute. Its name should be of lower-case
@@ -160,14 +165,10 @@ func (e *eventReader) finish() error {
 	switch {
 	case missing != nil:
 		return fmt.Errorf("it lacks the required %s", strings.Join(missing, " and "))
-	case e.bytes != nil && e.data != nil:
+	case e.base64 && e.data != nil:
 		return errors.New("it has both data and data_base64")
-	case e.bytes != nil:
-		var text string
-		if json.Unmarshal(e.bytes, &text) != nil {
-			return errors.New("data_base64 is not a string")
-		}
-		payload, err := base64.StdEncoding.DecodeString(text)
+	case e.base64:
+		payload, err := base64.StdEncoding.DecodeString(e.bytes)
 		if err != nil {
 			return fmt.Errorf("data_base64: %w", err)
 		}
@@ -188,21 +189,6 @@ func (e *eventReader) finish() error {
 		}
 	}
 	return nil
-}
-
-var errNotScalar = errors.New("not a scalar")
-
-// scalar returns the text of a JSON string, number or boolean, and whether it is
-// a string.
-func scalar(value json.RawMessage) (text string, isString bool, err error) {
-	switch value[0] {
-	case '"':
-		err := json.Unmarshal(value, &text)
-		return text, true, err
-	case '{', '[':
-		return "", false, errNotScalar
-	}
-	return string(value), false, nil
 }
 
 func isTime(s string) bool {

@@ -205,3 +205,31 @@ func TestEventsTakesAnyCodec(t *testing.T) {
 		t.Errorf("Handler = %v with %q, want nil with HELLO", err, got)
 	}
 }
+
+func BenchmarkEvents(b *testing.B) {
+	events, err := messaging.Events(messaging.EventsConfig{},
+		messaging.On("Placed.v2", func(context.Context, placedV2, *messaging.Delivery) error { return nil }),
+		messaging.Upcast("Placed", "Placed.v2", toV2),
+	)
+	if err != nil {
+		b.Fatal(err)
+	}
+	typed := messaging.Typed(messaging.JSON{}, func(context.Context, placedV2, *messaging.Delivery) error { return nil })
+	for name, c := range map[string]struct {
+		h messaging.Handler
+		d *messaging.Delivery
+	}{
+		"Typed":            {typed, deliveryOf("Placed.v2", `{"orderId":456,"via":"web"}`)},
+		"current version":  {events, deliveryOf("Placed.v2", `{"orderId":456,"via":"web"}`)},
+		"previous version": {events, deliveryOf("Placed", `{"order":456}`)},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.h(b.Context(), c.d); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -27,18 +27,18 @@ func DeadLetters(ctx context.Context, b Broker, s Subscription, n int) (dead []M
 	if n < 1 || n > maxListed {
 		faults = append(faults, fmt.Sprintf("%d dead letters are outside 1..%d", n, maxListed))
 	}
-	// All are held until the end, for one that is released comes again.
 	s, err = deadSubscription(b, s, n, faults)
 	if err != nil {
 		return nil, err
 	}
 	letters := openLetters(ctx, b, s)
-	defer letters.stop()
 	var held []*letter
 	defer func() {
+		letters.cancel() // before any is released, or it would come again
 		for _, l := range held {
 			l.release()
 		}
+		letters.stop()
 	}()
 	for len(dead) < n {
 		l, err := letters.next(ctx, quiet)

@@ -10,7 +10,7 @@ import (
 
 const (
 	// maxRound bounds how many dead letters one Redrive looks at, and with that
-	// what it remembers of them: 8 bytes for each, some 4 MiB with the map.
+	// what it remembers of them, which is one hash for each.
 	maxRound = 100_000
 	// redrivePrefetch is small, so that several at once share the work, and what
 	// one of them has fetched is not withheld from the others for long.

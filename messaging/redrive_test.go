@@ -418,6 +418,45 @@ func TestRedriveAndDeadLettersReportAllFaultsOnOneLine(t *testing.T) {
 	}
 }
 
+// A counting Broker counts its deliveries.
+type counting struct {
+	*memory.Broker
+	deliveries map[string]int
+}
+
+func (b counting) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
+	return b.Broker.Subscribe(ctx, s, func(lease context.Context, d *messaging.Delivery, set messaging.Settler) error {
+		b.deliveries[d.ID]++
+		return deliver(lease, d, set)
+	})
+}
+
+func TestDeadLettersTakesEachInHandOnceAndLeavesItWhereItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := counting{newMemory(t), map[string]int{}}
+		bury(t, b.Broker, "1", "2", "3")
+		for _, n := range []int{2, 3, 4} {
+			began := time.Now()
+			clear(b.deliveries)
+			dead, err := messaging.DeadLetters(t.Context(), b, theGroup, n)
+			if want := []string{"", "", "1 2", "1 2 3", "1 2 3"}[n]; err != nil || idsOf(dead) != want {
+				t.Errorf("DeadLetters(%d) = %s, %v, want %s, nil", n, idsOf(dead), err, want)
+			}
+			if took, want := time.Since(began), map[bool]time.Duration{true: 2 * time.Second}[n > 3]; took != want {
+				t.Errorf("DeadLetters(%d) took %v, want %v", n, took, want)
+			}
+			for id, times := range b.deliveries {
+				if times != 1 {
+					t.Errorf("DeadLetters(%d) took dead letter %s in hand %d times, want once", n, id, times)
+				}
+			}
+		}
+		if dead := idsOf(b.DeadLetters("t", "g")); dead != "1 2 3" {
+			t.Errorf("the dead letters are %s, want 1 2 3 as before", dead)
+		}
+	})
+}
+
 func TestConsumerRefusesASubscriptionToDeadLetters(t *testing.T) {
 	c, err := messaging.NewConsumer(newMemory(t), messaging.ConsumerConfig{})
 	if err != nil {
