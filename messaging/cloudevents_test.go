@@ -287,18 +287,22 @@ func TestCloudEventsPassesOtherMessagesOnAsTheyAre(t *testing.T) {
 }
 
 func TestCloudEventsKeepsWhatTheBrokerCarriedWhereTheEventSaysNothing(t *testing.T) {
-	h := messaging.CloudEvents(func(_ context.Context, d *messaging.Delivery) error {
-		if d.Key != "outer" || d.ID != "1" || d.Attempt != 3 || d.Headers["a"] != "inner" || d.Headers["b"] != "outer" {
-			t.Errorf("the handler got %+v, want the event's own over what came with it", d)
+	for event, key := range map[string]string{
+		`{"specversion":"1.0","type":"t","source":"/s","id":"1","a":"inner"}`:                        "outer",
+		`{"specversion":"1.0","type":"t","source":"/s","id":"1","a":"inner","partitionkey":"inner"}`: "inner",
+	} {
+		h := messaging.CloudEvents(func(_ context.Context, d *messaging.Delivery) error {
+			if d.Key != key || d.ID != "1" || d.Attempt != 3 || d.Headers["a"] != "inner" || d.Headers["b"] != "outer" {
+				t.Errorf("the handler of %s got %+v, want the event's own over what came with it", event, d)
+			}
+			return nil
+		})
+		err := h(t.Context(), &messaging.Delivery{Attempt: 3, Message: messaging.Message{
+			ID: "outer", Key: "outer", ContentType: messaging.CloudEventsJSON, Headers: map[string]string{"a": "outer", "b": "outer"}, Payload: []byte(event),
+		}})
+		if err != nil {
+			t.Errorf("Handler = %v, want nil", err)
 		}
-		return nil
-	})
-	err := h(t.Context(), &messaging.Delivery{Attempt: 3, Message: messaging.Message{
-		ID: "outer", Key: "outer", ContentType: messaging.CloudEventsJSON, Headers: map[string]string{"a": "outer", "b": "outer"},
-		Payload: []byte(`{"specversion":"1.0","type":"t","source":"/s","id":"1","a":"inner"}`),
-	}})
-	if err != nil {
-		t.Errorf("Handler = %v, want nil", err)
 	}
 }
 

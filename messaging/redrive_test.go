@@ -427,8 +427,16 @@ type counting struct {
 func (b counting) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
 	return b.Broker.Subscribe(ctx, s, func(lease context.Context, d *messaging.Delivery, set messaging.Settler) error {
 		b.deliveries[d.ID]++
-		return deliver(lease, d, set)
+		return deliver(lease, d, patient{set})
 	})
+}
+
+// patient gives what a Settle leads to the time to happen.
+type patient struct{ messaging.Settler }
+
+func (p patient) Settle(ctx context.Context, v messaging.Verdict) error {
+	defer synctest.Wait()
+	return p.Settler.Settle(ctx, v)
 }
 
 func TestDeadLettersTakesEachInHandOnceAndLeavesItWhereItIs(t *testing.T) {
