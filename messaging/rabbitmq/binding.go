@@ -186,6 +186,38 @@ func dead(d *amqp.Delivery, s messaging.Subscription, v messaging.Verdict, attem
 	return p
 }
 
+// still returns the successor of a dead letter that stays one, for the reasons it
+// has.
+func still(d *amqp.Delivery) amqp.Publishing {
+	p := successor(d)
+	for name, field := range d.Headers {
+		if strings.HasPrefix(name, headersDead) {
+			p.Headers[name] = field
+		}
+	}
+	return p
+}
+
+// explain gives a dead letter that RabbitMQ has set aside by itself the headers of
+// any other. RabbitMQ says why in a header x-death.
+func explain(d *amqp.Delivery, s messaging.Subscription) {
+	if _, ok := d.Headers[messaging.HeaderDeadReason]; ok {
+		return
+	}
+	deaths, _ := d.Headers["x-death"].([]any)
+	if len(deaths) == 0 {
+		return
+	}
+	death, _ := deaths[0].(amqp.Table) // the latest
+	reason, _ := text(death["reason"])
+	at, _ := death["time"].(time.Time)
+	attempt := max(1, number(d.Headers[headerAttempt]))
+	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: int(attempt)}, messaging.Verdict{Reason: reason}, at)
+	for name, value := range why {
+		d.Headers[name] = value
+	}
+}
+
 // successor returns d as it was published, with what RabbitMQ added and what
 // would steer the copy elsewhere taken off.
 func successor(d *amqp.Delivery) amqp.Publishing {

@@ -69,6 +69,8 @@
 //     of concurrent callers.
 //   - A lost connection, a deleted exchange or a deleted queue is no error while
 //     the context lasts; wrong credentials and conflicting settings are, at once.
+//     A subscriber looks every 5s whether its exchange is still there, and makes
+//     its queue again at once; until then Publish tries again, for up to 10s.
 //   - Every call ends with its context, also while the broker is silent or blocks
 //     publishers.
 //   - A delivery is acknowledged only after its retry or its dead letter is
