@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/parley-go/parley/messaging"
@@ -13,7 +11,6 @@ import (
 
 func leasing() []guarantee {
 	return []guarantee{
-		{name: "OnReady comes before the first delivery and OnLost only after it", check: hooks},
 		{name: "a delivery that is neither settled nor extended within Lease comes again", check: leaseExpires, unless: unexpiring},
 		{name: "a delivery that is extended does not come again", check: leaseExtended, unless: unexpiring},
 	}
@@ -29,59 +26,6 @@ func unexpiring(p messaging.Promises) string {
 		return fmt.Sprintf("Lease is %v, longer than a test can wait for: have open return a Broker with one of at most %v", p.Lease, patience/6)
 	}
 	return ""
-}
-
-func hooks(h *harness) {
-	var mu sync.Mutex
-	var log []string
-	note := func(s string) {
-		mu.Lock()
-		defer mu.Unlock()
-		log = append(log, s)
-	}
-	ready, arrivals := make(chan struct{}), make(chan arrival, 1)
-	once := sync.OnceFunc(func() { close(ready) })
-	ctx, cancel := context.WithCancel(h.ctx)
-	defer cancel()
-	h.group("g").stop()
-	h.publish(message("m")) // which waits for whoever comes too early
-	ended := make(chan error, 1)
-	h.running.Go(func() {
-		ended <- h.broker.Subscribe(ctx, messaging.Subscription{
-			Topic: h.topic, Group: "g",
-			OnReady: func() { note("ready"); once() },
-			OnLost: func(err error) {
-				if err == nil {
-					h.Error("OnLost was called without a reason")
-				}
-				note("lost")
-			},
-		}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
-			note("delivery")
-			arrivals <- arrival{d, s, lease, time.Now()}
-			return nil
-		})
-	})
-	await(h, ready, "the call of OnReady")
-	h.ack(await(h, arrivals, "the delivery"))
-	cancel()
-	if err := await(h, ended, "the end of Subscribe"); err != nil {
-		h.Errorf("Subscribe() = %v, want nil", err)
-	}
-	// A connection may come and go while the test runs; the end of ctx is no
-	// interruption.
-	up := false
-	for i, s := range log {
-		if up == (s == "ready") {
-			h.Fatalf("call %d is out of order in %s", i, strings.Join(log, ", "))
-		}
-		if s != "delivery" {
-			up = s == "ready"
-		}
-	}
-	if !up {
-		h.Errorf("OnLost was the last call in %s, though ctx ended the subscription", strings.Join(log, ", "))
-	}
 }
 
 func leaseExpires(h *harness) {
