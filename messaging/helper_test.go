@@ -18,8 +18,9 @@ import (
 // A script is a Broker under the control of a test: it delivers what the test
 // hands it, under leases that the test ends, and notes every Settle.
 type script struct {
-	messaging.Broker // nil: only Subscribe is called
+	messaging.Broker // nil: only Subscribe and Promises are called
 
+	lease       time.Duration      // what it promises
 	ready       bool               // Subscribe calls OnReady
 	onSubscribe func(ready func()) // called with OnReady otherwise
 	deliveries  chan *settler
@@ -37,6 +38,7 @@ type settler struct {
 	lease   context.Context // default one that does not end
 	err     error           // what Settle returns
 	settled func()
+	extend  func(time.Duration) error // what Extend does, if set
 
 	mu       sync.Mutex
 	verdicts []messaging.Verdict
@@ -50,7 +52,12 @@ func (s *settler) Settle(_ context.Context, v messaging.Verdict) error {
 	return s.err
 }
 
-func (s *settler) Extend(context.Context, time.Duration) error { return nil }
+func (s *settler) Extend(_ context.Context, d time.Duration) error {
+	if s.extend == nil {
+		return nil
+	}
+	return s.extend(d)
+}
 
 // verdict returns the one verdict, or fails the test.
 func (s *settler) verdict(t *testing.T) messaging.Verdict {
@@ -62,6 +69,8 @@ func (s *settler) verdict(t *testing.T) messaging.Verdict {
 	}
 	return s.verdicts[0]
 }
+
+func (s *script) Promises() messaging.Promises { return messaging.Promises{Lease: s.lease} }
 
 func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deliver messaging.Deliver) error {
 	if s.ready {
