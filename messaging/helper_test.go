@@ -20,9 +20,10 @@ import (
 type script struct {
 	messaging.Broker // nil: only Subscribe and Promises are called
 
-	lease       time.Duration      // what it promises
-	ready       bool               // Subscribe calls OnReady
-	onSubscribe func(ready func()) // called with OnReady otherwise
+	lease       time.Duration          // what it promises
+	ready       bool                   // Subscribe calls OnReady
+	onSubscribe func(ready func())     // called with OnReady otherwise
+	sub         messaging.Subscription // what Subscribe was called with
 	deliveries  chan *settler
 	fail        chan error // ends Subscribe
 	open        sync.WaitGroup
@@ -40,6 +41,8 @@ type settler struct {
 	settled func()
 	extend  func(time.Duration) error // what Extend does, if set
 
+	extendCtx func(context.Context) error // the same
+
 	mu       sync.Mutex
 	verdicts []messaging.Verdict
 }
@@ -52,11 +55,14 @@ func (s *settler) Settle(_ context.Context, v messaging.Verdict) error {
 	return s.err
 }
 
-func (s *settler) Extend(_ context.Context, d time.Duration) error {
-	if s.extend == nil {
-		return nil
+func (s *settler) Extend(ctx context.Context, d time.Duration) error {
+	switch {
+	case s.extendCtx != nil:
+		return s.extendCtx(ctx)
+	case s.extend != nil:
+		return s.extend(d)
 	}
-	return s.extend(d)
+	return nil
 }
 
 // verdict returns the one verdict, or fails the test.
@@ -73,6 +79,7 @@ func (s *settler) verdict(t *testing.T) messaging.Verdict {
 func (s *script) Promises() messaging.Promises { return messaging.Promises{Lease: s.lease} }
 
 func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deliver messaging.Deliver) error {
+	s.sub = sub
 	if s.ready {
 		sub.OnReady()
 	} else {
@@ -106,6 +113,13 @@ func (s *script) deliver(d *settler) {
 
 func delivery(id string, attempt int) *settler {
 	return &settler{d: messaging.Delivery{Message: messaging.Message{ID: id}, Attempt: attempt}}
+}
+
+// keyedDelivery is delivery with a key.
+func keyedDelivery(key, id string) *settler {
+	s := delivery(id, 1)
+	s.d.Key = key
+	return s
 }
 
 // under sets the lease of s.
@@ -165,9 +179,12 @@ func runOne(t *testing.T, b messaging.Broker, cfg messaging.ConsumerConfig, h me
 	return run(t, b, cfg, handled{"t", "g", h})
 }
 
-func newMemory(t *testing.T) *memory.Broker {
+func newMemory(t *testing.T) *memory.Broker { return newLeasing(t, 0) }
+
+// newLeasing returns a Broker whose leases expire.
+func newLeasing(t *testing.T, lease time.Duration) *memory.Broker {
 	t.Helper()
-	b, err := memory.New(memory.Config{})
+	b, err := memory.New(memory.Config{Lease: lease})
 	if err != nil {
 		t.Fatalf("memory.New() = %v, want nil", err)
 	}

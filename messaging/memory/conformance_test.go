@@ -3,6 +3,7 @@ package memory_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/memory"
@@ -20,5 +21,12 @@ func TestBrokerKeepsItsPromises(t *testing.T) {
 	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
 		t.Helper()
 		return readable{newBroker(t, memory.Config{})}
+	})
+}
+
+func TestBrokerWithLeasesKeepsItsPromises(t *testing.T) {
+	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
+		t.Helper()
+		return readable{newBroker(t, memory.Config{Lease: time.Minute})}
 	})
 }
