@@ -14,7 +14,7 @@ import (
 type hold struct {
 	key   string
 	jobs  []held    // never empty; the one to be tried next first, then in the order of their arrival
-	due   time.Time // when the first may be tried
+	due   time.Time // when the first may be tried; once it has been, the next is due too
 	index int       // in holds.queue
 }
 
@@ -97,14 +97,6 @@ func (h *holds) take() job {
 	h.count.Add(-1)
 	j.unwatch()
 	return j.job
-}
-
-// goOn lets the next of key, if any is held, be tried at once.
-func (h *holds) goOn(key string) {
-	if k := h.by[key]; k != nil {
-		k.due = time.Now()
-		heap.Fix(&h.queue, k.index)
-	}
 }
 
 // release returns all that is held of key, in order, and holds it no longer.
@@ -191,7 +183,6 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 	if verdict.Kind == DeadLetter && j.attempt != j.d.Attempt {
 		verdict.Attempt = j.attempt
 	}
-	l.holds.goOn(j.d.Key)
 	if err := v.settle(j, d, verdict, took); err != nil || verdict.Kind == Release {
 		// It comes again, and before the others, so they must too.
 		v.releaseKey(l, j.d.Key, cmp.Or(err, context.Cause(v.intake)))

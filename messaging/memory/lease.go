@@ -1,10 +1,8 @@
 package memory
 
 import (
-	"cmp"
 	"context"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/parley-go/parley/messaging"
@@ -72,15 +70,16 @@ func (s *subscriber) expire() {
 		s.expiry.by(max(next, now+s.broker.cfg.Lease/32), now, s.expire)
 	}
 	s.mu.Unlock()
-	// What comes first goes back first, for the subscriber takes it at once.
-	slices.SortFunc(over, func(a, b *handout) int { return cmp.Compare(a.entry.seq, b.entry.seq) })
-	for _, h := range over {
+	if over == nil {
+		return
+	}
+	entries := make([]*entry, len(over))
+	for i, h := range over {
 		h.end(messaging.ErrLost)
-		s.group.release(h.entry)
+		entries[i] = h.entry
 	}
-	if over != nil {
-		s.free()
-	}
+	s.group.release(entries...)
+	s.free()
 }
 
 // Extend implements [messaging.Settler]. It never waits.

@@ -3,6 +3,7 @@ package memory_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -106,25 +107,29 @@ func TestLongExtensionOfOneDeliveryLeavesTheOthersTheirLeases(t *testing.T) {
 }
 
 func TestLostDeliveriesComeAgainInTheirOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBroker(t, memory.Config{Lease: lease})
-		sub := subscribe(t, b, "g", 50, nil)
-		for n := range 60 { // some wait behind prefetch
-			publish(t, b, numbered(n))
-		}
-		for range 50 {
-			sub.receive()
-		}
-		sub.none()
-		for n := range 60 {
-			a := sub.receive()
-			if number(a.Message) != n {
-				t.Fatalf("message %d came where %d was next", number(a.Message), n)
-			}
-			a.ack(t)
-		}
-		sub.stop()
-	})
+	for _, prefetch := range []int{50, 1000} { // some wait behind it, none does
+		t.Run(fmt.Sprintf("prefetch %d", prefetch), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBroker(t, memory.Config{Lease: lease})
+				sub := subscribe(t, b, "g", prefetch, nil)
+				for n := range 60 {
+					publish(t, b, numbered(n))
+				}
+				for range min(60, prefetch) {
+					sub.receive()
+				}
+				sub.none()
+				for n := range 60 {
+					a := sub.receive()
+					if number(a.Message) != n {
+						t.Fatalf("message %d came where %d was next", number(a.Message), n)
+					}
+					a.ack(t)
+				}
+				sub.stop()
+			})
+		})
+	}
 }
 
 func TestLeaseEndsWhenItsDeliveryIsSettledAndNothingComesAgain(t *testing.T) {
