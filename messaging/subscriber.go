@@ -45,7 +45,9 @@ func (s *subscriber) run(intake, drain context.Context, b Broker, ready, failed 
 			return err
 		}
 	}
-	s.interrupted(errors.New("Run has ended"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = errors.New("Run has ended")
 	return nil
 }
 
@@ -79,7 +81,7 @@ func (s *subscriber) serve(intake, drain context.Context, b Broker, ready, faile
 	v.start()
 	sub := s.sub
 	sub.OnReady = func() {
-		s.interrupted(nil)
+		s.interrupted(v, nil)
 		if s.sub.OnReady != nil {
 			s.sub.OnReady()
 		}
@@ -89,7 +91,7 @@ func (s *subscriber) serve(intake, drain context.Context, b Broker, ready, faile
 		if why == nil {
 			why = errors.New("interrupted")
 		}
-		s.interrupted(why)
+		s.interrupted(v, why)
 		if s.sub.OnLost != nil {
 			s.sub.OnLost(why)
 		}
@@ -120,11 +122,14 @@ func (s *subscriber) begin(v *session, stop context.CancelCauseFunc) bool {
 	return true
 }
 
-// interrupted notes why the subscription is not established, nil when it is.
-func (s *subscriber) interrupted(why error) {
+// interrupted notes why the subscription is not established, nil when it is. What
+// comes of a session that has ended says nothing any more.
+func (s *subscriber) interrupted(v *session, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.down = why
+	if s.session == v {
+		s.down = why
+	}
 }
 
 // health returns why the subscription is not established though it should be.

@@ -27,6 +27,6 @@ func TestBrokerKeepsItsPromises(t *testing.T) {
 func TestBrokerWithLeasesKeepsItsPromises(t *testing.T) {
 	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
 		t.Helper()
-		return readable{newBroker(t, memory.Config{Lease: time.Minute})}
+		return readable{newBroker(t, memory.Config{Lease: 3 * time.Second})}
 	})
 }

@@ -29,7 +29,7 @@ type DeadLetterReader interface {
 // server, where what is durable stays. Run closes it.
 func Run(t *testing.T, open func(t *testing.T) messaging.Broker) {
 	t.Helper()
-	for _, group := range [][]guarantee{publishing(), subscribing(), settling(), closing(), consuming()} {
+	for _, group := range [][]guarantee{publishing(), subscribing(), settling(), leasing(), closing(), consuming()} {
 		for _, g := range group {
 			t.Run(g.name, func(t *testing.T) {
 				t.Parallel()
