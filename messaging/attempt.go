@@ -79,14 +79,15 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Dur
 			v.concludeInOrder(l, j, d, verdict, took)
 			return
 		}
-		v.settle(j, d, verdict, took)
+		_ = v.settle(j, d, verdict, took) // which it has reported
 	}()
 	verdict = v.cfg.verdict(err, j.attempt, drained)
 	judged = true
 }
 
-// settle carries verdict out, unless the broker has taken the message back, which
-// is the error that it returns. The handler has had d, if there was one.
+// settle carries verdict out, unless the broker has taken the message back, and
+// reports and returns what kept it from that. The handler has had d, if there was
+// one.
 func (v *session) settle(j job, d *Delivery, verdict Verdict, took time.Duration) error {
 	v.leases.remove(j.d)
 	err := context.Cause(j.lease)

@@ -21,6 +21,7 @@ type script struct {
 	messaging.Broker // nil: only Subscribe and Promises are called
 
 	lease       time.Duration          // what it promises
+	onPromises  func()                 // called by Promises, if set
 	ready       bool                   // Subscribe calls OnReady
 	onSubscribe func(ready func())     // called with OnReady otherwise
 	sub         messaging.Subscription // what Subscribe was called with
@@ -76,7 +77,12 @@ func (s *settler) verdict(t *testing.T) messaging.Verdict {
 	return s.verdicts[0]
 }
 
-func (s *script) Promises() messaging.Promises { return messaging.Promises{Lease: s.lease} }
+func (s *script) Promises() messaging.Promises {
+	if s.onPromises != nil {
+		s.onPromises()
+	}
+	return messaging.Promises{Lease: s.lease}
+}
 
 func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deliver messaging.Deliver) error {
 	s.sub = sub
@@ -103,6 +109,12 @@ func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deli
 			return nil
 		}
 	}
+}
+
+// pass lets time pass, and what is to happen by then, happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // deliver hands over d, and waits until nothing more happens.

@@ -42,6 +42,15 @@ func (l *trail) want(t *testing.T, want string) {
 	}
 }
 
+// wantInAnyOrder is want where keys take turns by chance. It sorts the trail.
+func (l *trail) wantInAnyOrder(t *testing.T, want string) {
+	t.Helper()
+	l.mu.Lock()
+	slices.Sort(l.steps)
+	l.mu.Unlock()
+	l.want(t, want)
+}
+
 // inOrder is a config for ordered retries in one lane, after 10 s.
 func inOrder() messaging.ConsumerConfig {
 	return messaging.ConsumerConfig{OrderedRetries: true, Concurrency: 1, Backoff: func(int) time.Duration { return 10 * time.Second }}
@@ -61,14 +70,10 @@ func TestFailingMessageHoldsBackTheLaterOnesOfItsKeyAndNoOther(t *testing.T) {
 			publish(t, b, keyed("a", n), keyed("b", n))
 		}
 		publish(t, b, keyed("", 0))
-		time.Sleep(time.Second)
-		trail.mu.Lock()
-		slices.Sort(trail.steps) // what has no key is taken at any time
-		trail.mu.Unlock()
-		trail.want(t, "0/1@0 a0/1@0 b0/1@0 b1/1@0 b2/1@0")
-		trail.steps = nil
-		time.Sleep(time.Hour)
-		trail.want(t, "a0/2@10 a0/3@20 a1/1@20 a1/2@30 a1/3@40 a2/1@40")
+		pass(time.Second)
+		trail.wantInAnyOrder(t, "0/1@0 a0/1@0 b0/1@0 b1/1@0 b2/1@0")
+		pass(time.Hour)
+		trail.want(t, "0/1@0 a0/1@0 b0/1@0 b1/1@0 b2/1@0 a0/2@10 a0/3@20 a1/1@20 a1/2@30 a1/3@40 a2/1@40")
 		if got := r.c.Stats()[0]; got.Handled != 7 || got.Retried != 4 || got.Held != 0 {
 			t.Errorf("Stats() = %+v, want 7 handled, 4 retried, 0 held", got)
 		}
@@ -89,7 +94,7 @@ func TestHeldKeyGoesOnWhenItsFirstMessageIsDeadLettered(t *testing.T) {
 			return nil
 		})
 		publish(t, b, keyed("a", 0), keyed("a", 1))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		trail.want(t, "a0/1@0 a0/2@10 a1/1@10")
 		dead := b.DeadLetters("t", "g")
 		if len(dead) != 1 || dead[0].Headers[messaging.HeaderDeadAttempts] != "2" || dead[0].Headers[messaging.HeaderDeadReason] != messaging.ReasonExhausted {
@@ -127,7 +132,7 @@ func TestNoAttemptSeesWhatAnEarlierOneDid(t *testing.T) {
 		})
 		m := messaging.Message{ID: "id", Key: "k", Headers: map[string]string{"name": "value"}, Payload: []byte("payload")}
 		publish(t, b, m)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		for i, got := range seen {
 			if want := fmt.Sprint("id", "k", "t", i+1, "payload", m.Headers); got != want {
 				t.Errorf("attempt %d sees %s, want %s", i+1, got, want)
@@ -153,7 +158,7 @@ func TestRejectedMessageIsHeldWithoutAnAttempt(t *testing.T) {
 			return nil
 		})
 		publish(t, b, keyed("a", 0), keyed("a", 1))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		trail.want(t, "a0/1@0 a0/1@30 a0/1@60 a1/1@60")
 		_ = r.end()
 	})
@@ -200,9 +205,9 @@ func TestLaneGoesOnThoughAnAttemptInOrderPanicsOrEndsItsGoroutine(t *testing.T) 
 					return nil
 				})
 				publish(t, b, keyed("a", 0), keyed("a", 1))
-				time.Sleep(time.Second)
+				pass(time.Second)
 				publish(t, b, keyed("b", 0))
-				time.Sleep(time.Hour)
+				pass(time.Hour)
 				trail.want(t, "a0/1@0 b0/1@1 a0/2@10 a0/3@20 a1/1@20 a1/2@30 a1/3@40")
 				_ = r.end()
 			})
@@ -230,8 +235,8 @@ func TestHeldDeliveriesCountAgainstPrefetch(t *testing.T) {
 		if got := c.Stats()[0]; got.Held != 3 || got.Retried != 1 || got.Waiting != 0 || got.InFlight != 0 {
 			t.Errorf("Stats() = %+v, want 3 held", got)
 		}
-		time.Sleep(time.Minute)
-		trail.want(t, "a0/1@0 a0/2@10 a1/1@10 a2/1@10 b0/1@10")
+		pass(time.Minute)
+		trail.wantInAnyOrder(t, "a0/1@0 a0/2@10 a1/1@10 a2/1@10 b0/1@10")
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run() = %v, want nil", err)
@@ -240,14 +245,21 @@ func TestHeldDeliveriesCountAgainstPrefetch(t *testing.T) {
 }
 
 // releases notes the IDs that are released, in order.
-func releases(cfg messaging.ConsumerConfig) (messaging.ConsumerConfig, *[]string) {
+func releases(cfg messaging.ConsumerConfig) (_ messaging.ConsumerConfig, released func() string) {
+	var mu sync.Mutex
 	var ids []string
 	cfg.OnSettle = func(s messaging.Settled) {
+		mu.Lock()
+		defer mu.Unlock()
 		if s.Verdict.Kind == messaging.Release {
 			ids = append(ids, s.Delivery.ID)
 		}
 	}
-	return cfg, &ids
+	return cfg, func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(ids, " ")
+	}
 }
 
 func TestHeldDeliveriesAreReleasedInOrderWhenTheConsumerStopsOrPauses(t *testing.T) {
@@ -260,18 +272,16 @@ func TestHeldDeliveriesAreReleasedInOrderWhenTheConsumerStopsOrPauses(t *testing
 				b := newScript()
 				cfg, released := releases(inOrder())
 				r := runOne(t, b, cfg, fails)
-				var all []*settler
+				var all []string
 				for n := range 20 {
 					d := keyedDelivery("a", strconv.Itoa(n))
 					b.deliver(d)
-					all = append(all, d)
+					all = append(all, d.d.ID)
 				}
 				quit(r)
 				synctest.Wait()
-				for i, d := range all {
-					if got := d.verdict(t); got.Kind != messaging.Release || (*released)[i] != d.d.ID {
-						t.Errorf("delivery %d was settled with %v, and %s released in its place", i, got.Kind, (*released)[i])
-					}
+				if got, want := released(), strings.Join(all, " "); got != want {
+					t.Errorf("released %s, want %s", got, want)
 				}
 				if got := r.c.Stats()[0]; got.Held != 0 || got.Released != 20 {
 					t.Errorf("Stats() = %+v, want 0 held, 20 released", got)
@@ -282,6 +292,42 @@ func TestHeldDeliveriesAreReleasedInOrderWhenTheConsumerStopsOrPauses(t *testing
 			})
 		})
 	}
+}
+
+func TestHeldDeliveriesAreReleasedInOrderWhenSubscribeFails(t *testing.T) {
+	for range 10 { // which of what then happens is seen first, is chance
+		synctest.Test(t, func(t *testing.T) {
+			b := newScript()
+			cfg, released := releases(inOrder())
+			r := runOne(t, b, cfg, fails)
+			for n := range 3 {
+				b.deliver(keyedDelivery("a", strconv.Itoa(n)))
+			}
+			b.fail <- messaging.ErrClosed
+			if err := <-r.ended; !errors.Is(err, messaging.ErrClosed) || released() != "0 1 2" {
+				t.Errorf("Run() = %v, released %s; want ErrClosed, 0 1 2", err, released())
+			}
+		})
+	}
+}
+
+func TestMessageWithoutKeyIsHandledWhileAKeyIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, inOrder(), func(_ context.Context, d *messaging.Delivery) error {
+			if d.Key != "" {
+				return errFailed
+			}
+			return nil
+		})
+		b.deliver(keyedDelivery("a", "held"))
+		d := delivery("m", 1)
+		b.deliver(d)
+		if got := d.verdict(t).Kind; got != messaging.Ack {
+			t.Errorf("verdict = %v, want ack", got)
+		}
+		_ = r.end()
+	})
 }
 
 func TestAttemptInOrderThatFailsWhileDrainingIsReleasedAndThenTheOthers(t *testing.T) {
@@ -300,14 +346,14 @@ func TestAttemptInOrderThatFailsWhileDrainingIsReleasedAndThenTheOthers(t *testi
 			b.deliver(d)
 			all = append(all, d)
 		}
-		time.Sleep(12 * time.Second) // in the second attempt
+		pass(12 * time.Second) // in the second attempt
 		if err := r.end(); err != nil {
 			t.Errorf("Run() = %v, want nil", err)
 		}
 		if got := all[0].verdict(t); got.Kind != messaging.Release || !errors.Is(got.Err, errFailed) {
 			t.Errorf("the first was settled with %+v, want released for its failure", got)
 		}
-		if got := strings.Join(*released, " "); got != "0 1 2" {
+		if got := released(); got != "0 1 2" {
 			t.Errorf("released %s, want 0 1 2", got)
 		}
 	})
@@ -333,7 +379,7 @@ func TestLossOfAHeldDeliveryReleasesTheOthersOfItsKeyInOrder(t *testing.T) {
 				b.deliver(other)
 				lose(messaging.ErrLost)
 				synctest.Wait()
-				if got := strings.Join(*released, " "); got != "0 1 2" {
+				if got := released(); got != "0 1 2" {
 					t.Errorf("settled %s, want 0 1 2", got)
 				}
 				got := r.c.Stats()[0]
@@ -364,10 +410,10 @@ func TestLossDuringAnAttemptInOrderReleasesTheOthersOfItsKey(t *testing.T) {
 		lease, lose := context.WithCancelCause(t.Context())
 		b.deliver(keyedDelivery("a", "0").under(lease))
 		b.deliver(keyedDelivery("a", "1"))
-		time.Sleep(12 * time.Second)
+		pass(12 * time.Second)
 		lose(messaging.ErrLost)
-		time.Sleep(5 * time.Second)
-		if got := strings.Join(*released, " "); got != "0 1" || r.c.Stats()[0].Lost != 1 {
+		pass(5 * time.Second)
+		if got := released(); got != "0 1" || r.c.Stats()[0].Lost != 1 {
 			t.Errorf("settled %s, %+v, want 0, lost, and 1", got, r.c.Stats()[0])
 		}
 		_ = r.end()
@@ -398,9 +444,9 @@ func TestLostDeliveryThatComesAgainIsNotQueuedBehindTheOthersOfItsKey(t *testing
 		again := keyedDelivery("a", "0")
 		again.d.Redelivered = true
 		b.deliver(again)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		trail.want(t, "a/1@0 busy/1@0 a/1@1")
-		if got := strings.Join(*released, " "); got != "0 1" || again.verdict(t).Kind != messaging.Ack {
+		if got := released(); got != "0 1" || again.verdict(t).Kind != messaging.Ack {
 			t.Errorf("settled %s, and the first again with %v; want 0 and 1 given up, then an Ack", got, again.verdict(t).Kind)
 		}
 		_ = r.end()
@@ -421,8 +467,8 @@ func TestSettleThatFailsInOrderReleasesTheOthersOfItsKey(t *testing.T) {
 		first.err = messaging.ErrRefused
 		b.deliver(first)
 		b.deliver(keyedDelivery("a", "1"))
-		time.Sleep(time.Minute)
-		if got := strings.Join(*released, " "); got != "1" || first.verdict(t).Kind != messaging.Ack {
+		pass(time.Minute)
+		if got := released(); got != "1" || first.verdict(t).Kind != messaging.Ack {
 			t.Errorf("released %s after an Ack that failed, want 1: the first comes again and must not come behind it", got)
 		}
 		_ = r.end()
@@ -444,7 +490,7 @@ func TestOnSettleIsToldEachAttemptThatIsMadeAgain(t *testing.T) {
 		})
 		d := keyedDelivery("a", "0")
 		b.deliver(d)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		want := "retry of attempt 1 after 10s in 1s, retry of attempt 2 after 10s in 1s, dead_letter of attempt 3 after 0s in 1s"
 		if got := strings.Join(ends, ", "); got != want {
 			t.Errorf("OnSettle was told %s, want %s", got, want)

@@ -26,7 +26,7 @@ func TestHandlerThreeTimesAsLongAsTheLeaseIsInvokedOnce(t *testing.T) {
 			return nil
 		})
 		publish(t, b, messaging.NewMessage("m", nil))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if calls.Load() != 1 || live != nil || r.c.Stats()[0].Handled != 1 {
 			t.Errorf("%d calls, the context ended with %v, %+v; want one call with a live context, handled", calls.Load(), live, r.c.Stats()[0])
 		}
@@ -48,7 +48,7 @@ func TestDeliveriesThatWaitInALaneKeepTheirLeases(t *testing.T) {
 				for n := range 10 {
 					publish(t, b, keyed(key, n))
 				}
-				time.Sleep(time.Hour)
+				pass(time.Hour)
 				if got := strings.Join(order, " "); got != "0 1 2 3 4 5 6 7 8 9" {
 					t.Errorf("handled %s, want 0 to 9, each once", got)
 				}
@@ -70,7 +70,7 @@ func TestHeldDeliveriesKeepTheirLeases(t *testing.T) {
 			return nil
 		})
 		publish(t, b, keyed("k", 0), keyed("k", 1))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := strings.Join(order, " "); got != "0 0 0 1" {
 			t.Errorf("attempts at %s, want three at 0, then one at 1", got)
 		}
@@ -120,13 +120,13 @@ func TestDeliveryThatWaitsForRoomKeepsItsLeaseUntilItIsRefused(t *testing.T) {
 		var extended atomic.Int64
 		last.extend = func(time.Duration) error { extended.Add(1); return nil }
 		b.deliver(last)
-		time.Sleep(9 * time.Second)
+		pass(9 * time.Second)
 		before := extended.Load()
 		if before != 4 {
 			t.Errorf("it was extended %d times in 9s, want 4", before)
 		}
 		r.stop()
-		time.Sleep(8 * time.Second)
+		pass(8 * time.Second)
 		if got := extended.Load(); got != before {
 			t.Errorf("it was extended %d times after it was refused, want 0", got-before)
 		}
@@ -154,7 +154,7 @@ func TestLeaseIsExtendedByItsTermUntilTheVerdict(t *testing.T) {
 			return nil
 		}
 		b.deliver(d)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		for i, when := range at {
 			if when != time.Duration(i+1)*2*time.Second {
 				t.Errorf("extended at %v, want every 2s", at)
@@ -185,7 +185,7 @@ func TestExtendThatFailsIsRepeatedBeforeTheLeaseIsOver(t *testing.T) {
 			return nil
 		}
 		b.deliver(d)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if len(at) != 3 || at[2] > 4*time.Second || d.verdict(t).Kind != messaging.Ack {
 			t.Errorf("extended at %v, settled with %v; want a third try, which succeeds, by 4s, and an Ack", at, d.verdict(t))
 		}
@@ -210,7 +210,7 @@ func TestExtendThatReportsTheLossIsNotRepeatedAndTheLeaseDecides(t *testing.T) {
 		calls := 0
 		d.extend = func(time.Duration) error { calls++; return messaging.ErrLost }
 		b.deliver(d)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if calls != 1 || cause != nil {
 			t.Errorf("%d calls of Extend, the handler's context ended with %v; want one, and a live context while the lease is", calls, cause)
 		}
@@ -239,7 +239,7 @@ func TestLostDeliveryIsExtendedNoMore(t *testing.T) {
 		}
 		b.deliver(d)
 		lose(messaging.ErrLost)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		close(release)
 		_ = r.end()
 	})
@@ -284,7 +284,7 @@ func TestExtendThatHangsCostsNoOtherItsLeaseAndCallsAreBounded(t *testing.T) {
 			}
 			b.deliver(d)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		mu.Lock()
 		for n, at := range over {
 			if n > 0 && time.Now().After(at) {
@@ -316,7 +316,7 @@ func TestExtendHasAThirdOfTheLease(t *testing.T) {
 			return nil
 		}
 		b.deliver(d)
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		if left != 2*time.Second {
 			t.Errorf("Extend has %v, want 2s", left)
 		}

@@ -22,7 +22,7 @@ import (
 // delivery, and under OrderedRetries, where leases hold, the order of each key
 // stays.
 func TestConsumerBehavesAsItsModel(t *testing.T) {
-	for range 40 {
+	for range 20 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { testConsumerModel(t, seed) })

@@ -31,7 +31,7 @@ func TestPausedSubscriptionFinishesWhatRunsGivesBackTheRestAndHoldsUpNoOther(t *
 		for n := range 5 {
 			publish(t, b, keyed("k", n))
 		}
-		time.Sleep(1500 * time.Millisecond) // in the second
+		pass(1500 * time.Millisecond) // in the second
 		if err := r.c.Pause("t", "g"); err != nil {
 			t.Errorf("Pause() = %v, want nil", err)
 		}
@@ -39,9 +39,9 @@ func TestPausedSubscriptionFinishesWhatRunsGivesBackTheRestAndHoldsUpNoOther(t *
 		if got := r.c.Stats()[0]; !got.Paused || got.InFlight != 1 || got.Waiting != 3 {
 			t.Errorf("Stats() = %+v, want paused with one handler in flight and 3 that wait for their release", got)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		publish(t, b, keyed("k", 5))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := strings.Join(order, " "); got != "0 1" || !live {
 			t.Errorf("handled %s while paused, live contexts %t; want 0 and 1, true", got, live)
 		}
@@ -54,7 +54,7 @@ func TestPausedSubscriptionFinishesWhatRunsGivesBackTheRestAndHoldsUpNoOther(t *
 		if err := r.c.Resume("t", "g"); err != nil {
 			t.Errorf("Resume() = %v, want nil", err)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := strings.Join(order, " "); got != "0 1 2 3 4 5" {
 			t.Errorf("handled %s, want 0 to 5 in order", got)
 		}
@@ -78,7 +78,7 @@ func TestResumeWaitsForTheHandlersThatRanAtThePause(t *testing.T) {
 		synctest.Wait()
 		_ = r.c.Pause("t", "g")
 		_ = r.c.Resume("t", "g")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := r.c.Stats()[0]; got.Handled != 2 || most.Load() != 1 {
 			t.Errorf("Stats() = %+v, at most %d handlers at one time; want 2 handled, one after the other", got, most.Load())
 		}
@@ -204,6 +204,29 @@ func TestRunEndsWhileASubscriptionIsPaused(t *testing.T) {
 		if err := r.end(); err != nil {
 			t.Errorf("Run() = %v, want nil", err)
 		}
+	})
+}
+
+func TestPauseAtTheMomentOfSubscribingIsHeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{}, ok)
+		_ = r.c.Pause("t", "g")
+		synctest.Wait()
+		b.onPromises = func() { _ = r.c.Pause("t", "g") } // which comes just before Subscribe
+		_ = r.c.Resume("t", "g")
+		synctest.Wait()
+		if got := r.c.Stats()[0]; !got.Paused || got.Established {
+			t.Errorf("Stats() = %+v, want paused", got)
+		}
+		b.onPromises = nil
+		_ = r.c.Resume("t", "g")
+		d := delivery("m", 1)
+		b.deliver(d)
+		if got := d.verdict(t).Kind; got != messaging.Ack {
+			t.Errorf("verdict = %v, want ack", got)
+		}
+		_ = r.end()
 	})
 }
 

@@ -44,7 +44,7 @@ type lane struct {
 	holds      holds
 }
 
-func newSession(s *subscriber, intake, drain context.Context, term time.Duration) *session {
+func newSession(intake, drain context.Context, s *subscriber, term time.Duration) *session {
 	v := &session{subscriber: s, intake: intake, drain: drain, seed: maphash.MakeSeed(), keeping: func() {}}
 	if term > 0 {
 		v.leases = newLeases(term, s.log)

@@ -74,7 +74,7 @@ func (s *subscriber) unpaused(intake context.Context, ready func()) bool {
 func (s *subscriber) serve(intake, drain context.Context, b Broker, ready, failed func()) error {
 	intake, stop := context.WithCancelCause(intake)
 	defer stop(nil)
-	v := newSession(s, intake, drain, b.Promises().Lease)
+	v := newSession(intake, drain, s, b.Promises().Lease)
 	if !s.begin(v, stop) {
 		return nil // paused since it was looked at
 	}

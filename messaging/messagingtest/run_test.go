@@ -277,12 +277,16 @@ func faults() map[string]fault {
 		},
 		"does not extend leases": {
 			faulty{lease: time.Second, deliver: func(next messaging.Deliver) messaging.Deliver {
-				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error { return next(lease, d, deaf{s}) }
+				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+					return next(lease, d, deaf{s})
+				}
 			}}, "Extend keeps a delivery beyond its lease", false,
 		},
 		"hands out twice what a Consumer extends": {
 			faulty{lease: time.Second, deliver: func(next messaging.Deliver) messaging.Deliver {
-				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error { return next(lease, d, deaf{s}) }
+				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+					return next(lease, d, deaf{s})
+				}
 			}}, "a Consumer invokes a handler once that takes longer than the lease", false,
 		},
 		"fails to close twice": {
