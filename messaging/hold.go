@@ -68,7 +68,7 @@ func (h *holds) first(j job, after time.Duration) {
 // behind holds j back if its key is held, behind what came before it.
 func (h *holds) behind(j job) bool {
 	k := h.by[j.d.Key]
-	if k == nil || j.d.Key == "" {
+	if k == nil {
 		return false
 	}
 	k.jobs = append(k.jobs, h.watched(j))
@@ -76,6 +76,7 @@ func (h *holds) behind(j job) bool {
 	return true
 }
 
+// watched returns j as what is held.
 func (h *holds) watched(j job) held {
 	nudge := h.nudge
 	return held{j, context.AfterFunc(j.lease, func() {
