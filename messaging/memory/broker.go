@@ -25,6 +25,12 @@ type Config struct {
 	MaxDeadLetters int
 	// MaxPayload is the largest payload in bytes, at least 1. Default 1 MiB.
 	MaxPayload int
+	// Lease is how long a delivery may stay unsettled before it is taken back and
+	// comes again, unless Extend asks for longer, which the Consumer does. Up to a
+	// 32nd of it later is in time. At least 1ms, and not 0 where code is to be tested
+	// that will run on a broker whose leases expire, such as SQS. Default 0, which
+	// means never.
+	Lease time.Duration
 }
 
 const (
@@ -43,6 +49,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxPayload < 0 {
 		faults = append(faults, fmt.Sprintf("MaxPayload %d is negative", c.MaxPayload))
+	}
+	if c.Lease != 0 && c.Lease < time.Millisecond {
+		faults = append(faults, fmt.Sprintf("Lease %v is below 1ms", c.Lease))
 	}
 	if faults != nil {
 		return c, fmt.Errorf("memory: config: %s", strings.Join(faults, "; "))
@@ -88,7 +97,7 @@ func New(cfg Config) (*Broker, error) {
 
 // Promises states what the Broker guarantees: everything but durability.
 func (b *Broker) Promises() messaging.Promises {
-	return messaging.Promises{Ordered: true, Routed: true, MaxPayload: b.cfg.MaxPayload}
+	return messaging.Promises{Ordered: true, Routed: true, Lease: b.cfg.Lease, MaxPayload: b.cfg.MaxPayload}
 }
 
 // Publish hands a copy of each message to every group of the topic, and returns

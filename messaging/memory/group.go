@@ -113,10 +113,13 @@ func (g *group) recall() (e *entry, wait time.Duration) {
 	return e, wait
 }
 
-// release puts e back where it was, before what was first delivered after it.
-func (g *group) release(e *entry) {
-	e.redelivered, e.order = true, e.seq
-	g.setAside(&g.returned, e)
+// release puts entries back where they were, before what was first delivered after
+// them, and all at once: nobody takes one before an earlier one is there.
+func (g *group) release(es ...*entry) {
+	for _, e := range es {
+		e.redelivered, e.order = true, e.seq
+	}
+	g.setAside(&g.returned, es...)
 }
 
 // retry puts e at the end of what is ready, once after is over.
@@ -132,9 +135,11 @@ func (g *group) retry(e *entry, after time.Duration) {
 	g.setAside(&g.delayed, e)
 }
 
-func (g *group) setAside(to *entries, e *entry) {
+func (g *group) setAside(to *entries, es ...*entry) {
 	g.mu.Lock()
-	heap.Push(to, e)
+	for _, e := range es {
+		heap.Push(to, e)
+	}
 	g.aside.Store(int64(len(g.returned) + len(g.delayed)))
 	g.mu.Unlock()
 	g.wake()

@@ -18,8 +18,9 @@ type subscriber struct {
 	prefetch int
 	freed    chan struct{} // told when open drops below prefetch, and to 0
 
-	mu   sync.Mutex
-	open map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
+	mu     sync.Mutex
+	open   map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
+	expiry expiry                // guarded by mu
 }
 
 // Subscribe hands the messages of a group to deliver, one after the other, until
@@ -148,6 +149,9 @@ func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Del
 	}}
 	s.mu.Lock()
 	s.open[h] = struct{}{}
+	if s.broker.cfg.Lease > 0 {
+		lease = s.grant(lease, h)
+	}
 	s.mu.Unlock()
 	accepted := false
 	defer func() { // also when deliver panics or calls runtime.Goexit
@@ -171,6 +175,7 @@ func (s *subscriber) lose() {
 	s.mu.Lock()
 	open := s.open
 	s.open = nil
+	s.expiry.stop()
 	s.mu.Unlock()
 	for h := range open {
 		if h.state.CompareAndSwap(held, lost) {
@@ -185,11 +190,19 @@ func (s *subscriber) settled(h *handout) {
 	delete(s.open, h)
 	n := len(s.open)
 	s.mu.Unlock()
+	if h.end != nil {
+		h.end(nil)
+	}
 	if n == 0 || n == s.prefetch-1 {
-		select {
-		case s.freed <- struct{}{}:
-		default:
-		}
+		s.free()
+	}
+}
+
+// free has run look again at how much is open.
+func (s *subscriber) free() {
+	select {
+	case s.freed <- struct{}{}:
+	default:
 	}
 }
 
@@ -199,6 +212,9 @@ type handout struct {
 	sub   *subscriber
 	entry *entry
 	state atomic.Int32 // held, settled or lost
+
+	end   func(error)   // ends the lease of its own, if it has one
+	until time.Duration // when that is over, since group.base; guarded by sub.mu
 }
 
 // The states of a handout. It leaves held once, for good.
@@ -242,6 +258,3 @@ func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
 	}
 	return nil
 }
-
-// Extend implements [messaging.Settler]. The leases of this Broker do not expire.
-func (h *handout) Extend(context.Context, time.Duration) error { return nil }

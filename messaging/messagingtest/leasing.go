@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-go/parley/messaging"
@@ -13,6 +14,7 @@ func leasing() []guarantee {
 	return []guarantee{
 		{name: "a delivery that is neither settled nor extended within Lease comes again", check: leaseExpires, unless: unexpiring},
 		{name: "a delivery that is extended does not come again", check: leaseExtended, unless: unexpiring},
+		{name: "a Consumer invokes a handler once that takes longer than the lease", check: consumeLonger, unless: unexpiring},
 	}
 }
 
@@ -70,5 +72,33 @@ func leaseExtended(h *harness) {
 	}
 	h.ack(a)
 	sub.stop()
+	h.nothingLeft()
+}
+
+func consumeLonger(h *harness) {
+	var calls atomic.Int64
+	done := make(chan error, 1)
+	stop := h.consume(messaging.ConsumerConfig{}, func(ctx context.Context, _ *messaging.Delivery) error {
+		calls.Add(1)
+		select {
+		case <-time.After(h.broker.Promises().Lease * 3 / 2):
+		case <-ctx.Done():
+		}
+		select {
+		case done <- context.Cause(ctx):
+		default: // a second call, which is counted
+		}
+		return nil
+	})
+	h.publish(message("m"))
+	if err := await(h, done, "the end of the handler"); err != nil {
+		h.Errorf("the handler's context ended with %v, want it alive", err)
+	}
+	if err := stop(); err != nil {
+		h.Errorf("Run() = %v, want nil", err)
+	}
+	if got := calls.Load(); got != 1 {
+		h.Errorf("the handler was invoked %d times, want once", got)
+	}
 	h.nothingLeft()
 }

@@ -23,6 +23,7 @@ const variable = "MESSAGINGTEST_FAULT"
 // says in place of the Broker inside.
 type faulty struct {
 	*memory.Broker
+	lease     time.Duration // of the Broker inside
 	publish   func(ctx context.Context, b *memory.Broker, topic string, msgs []messaging.Message) error
 	deliver   func(messaging.Deliver) messaging.Deliver
 	settle    func(ctx context.Context, s messaging.Settler, v messaging.Verdict) error
@@ -77,6 +78,11 @@ type settler struct {
 func (s settler) Settle(ctx context.Context, v messaging.Verdict) error {
 	return s.settle(ctx, s.Settler, v)
 }
+
+// deaf ignores Extend.
+type deaf struct{ messaging.Settler }
+
+func (deaf) Extend(context.Context, time.Duration) error { return nil }
 
 // altered returns a fault that changes each delivery.
 func altered(change func(*messaging.Delivery)) faulty {
@@ -262,6 +268,13 @@ func faults() map[string]fault {
 				}
 			}}, "a receiver's changes reach no other group and no later attempt", false,
 		},
+		"hands out twice what a Consumer extends": {
+			faulty{lease: time.Second, deliver: func(next messaging.Deliver) messaging.Deliver {
+				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+					return next(lease, d, deaf{s})
+				}
+			}}, "a Consumer invokes a handler once that takes longer than the lease", false,
+		},
 		"fails to close twice": {
 			faulty{close: func(ctx context.Context, b *memory.Broker) error {
 				err := b.Publish(ctx, "t", messaging.NewMessage("m", nil))
@@ -293,7 +306,7 @@ func TestSuite(t *testing.T) {
 	}
 	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
 		t.Helper()
-		b, err := memory.New(memory.Config{})
+		b, err := memory.New(memory.Config{Lease: broker.lease})
 		if err != nil {
 			t.Fatal(err)
 		}
