@@ -46,7 +46,7 @@ func (b *Broker) enterDead(r *reader, s messaging.Subscription, end func(error))
 		return nil, messaging.ErrClosed
 	}
 	if r.group = b.find(s.Topic, s.Group); r.group == nil {
-		return nil, fmt.Errorf("%w: subscription: topic %q has no group %q whose dead letters could be read: a group exists from its first Subscribe", messaging.ErrInvalid, s.Topic, s.Group)
+		return nil, fmt.Errorf("%w: topic %q has no group %q whose dead letters could be read: a group exists from its first Subscribe", messaging.ErrNotFound, s.Topic, s.Group)
 	}
 	key := new(subscriber) // which has nothing of its own that could be lost
 	b.leases[key] = end

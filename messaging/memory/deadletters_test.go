@@ -47,12 +47,12 @@ func dead(t *testing.T, b *memory.Broker, want ...int) {
 	}
 }
 
-func TestDeadLettersOfAGroupThatDoesNotExistAreInvalid(t *testing.T) {
+func TestDeadLettersOfAGroupThatDoesNotExistAreNotFound(t *testing.T) {
 	b := newBroker(t, memory.Config{})
 	err := b.Subscribe(t.Context(), messaging.Subscription{Topic: "t", Group: "typo", DeadLetters: true},
 		func(context.Context, *messaging.Delivery, messaging.Settler) error { return nil })
-	if !errors.Is(err, messaging.ErrInvalid) || !strings.Contains(err.Error(), `topic "t" has no group "typo"`) {
-		t.Errorf("Subscribe() = %v, want ErrInvalid that names the group", err)
+	if !errors.Is(err, messaging.ErrNotFound) || !strings.Contains(err.Error(), `topic "t" has no group "typo"`) {
+		t.Errorf("Subscribe() = %v, want ErrNotFound that names the group", err)
 	}
 	if err := b.Publish(t.Context(), "t", numbered(1)); !errors.Is(err, messaging.ErrUnroutable) {
 		t.Errorf("Publish() = %v, want ErrUnroutable: the group was not made", err)

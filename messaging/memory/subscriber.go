@@ -32,7 +32,7 @@ type subscriber struct {
 // subscribers or without. Several subscribers of one group share its messages;
 // order by Key then holds within each of them.
 //
-// A subscription to DeadLetters is [messaging.ErrInvalid] for a group that does
+// A subscription to DeadLetters is [messaging.ErrNotFound] for a group that does
 // not exist, so that a wrong name makes none. Its Retry waits while the group's
 // backlog is full, until the context of Settle ends.
 func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
