@@ -57,7 +57,8 @@
 // exact Time are headers with the names of the CloudEvents AMQP binding
 // (cloudEvents_source, cloudEvents_subject, cloudEvents_partitionkey and
 // cloudEvents_time), and so is what exceeds the 255 bytes of a property. The
-// prefix "cloudEvents:", which that binding allows too, is read alike. The
+// prefix "cloudEvents:", which that binding allows too, is read alike; extensions
+// of CloudEvents become Headers of their names. The
 // attempt travels in the header msg-attempt, and what is left of a long delay in
 // msg-wait. They count only in messages that come over the default exchange, as
 // retries do; whoever publishes to the topic cannot set them.
