@@ -41,6 +41,7 @@ func TestAllocsOfValueAreNone(t *testing.T) {
 	})
 }
 
+// A wait of zero uses no timer: one would be three allocations more.
 func TestAllocsOfAThirdTryWithoutDelayAreTwo(t *testing.T) {
 	ctx, op := t.Context(), failing(2)
 	p := retry.Policy{Backoff: retry.Constant(0)}

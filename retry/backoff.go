@@ -144,6 +144,15 @@ func backoffFaults(b Backoff) []string {
 			return []string{"Backoff: *Exponential is nil"}
 		}
 		return backoffFaults(*b)
+	case *Constant:
+		if b == nil {
+			return []string{"Backoff: *Constant is nil"}
+		}
+		return backoffFaults(*b)
+	case BackoffFunc:
+		if b == nil {
+			return []string{"Backoff: BackoffFunc is nil"}
+		}
 	case Constant:
 		faults = negative(faults, "Backoff: Constant", time.Duration(b))
 	case Exponential:

@@ -35,7 +35,15 @@ func (b *Budget) take() bool { return b.ledger.take() }
 // Tokens returns how many retries could start now if no call came between: a
 // gauge for dashboards. For a budget of [NewThrottle] it is the token count of
 // gRPC, which allows retries while it exceeds half of MaxTokens.
-func (b *Budget) Tokens() float64 { return b.ledger.tokens() }
+func (b *Budget) Tokens() float64 {
+	if b.ledger == nil {
+		return 0
+	}
+	return b.ledger.tokens()
+}
+
+// unmade reports whether b is a Budget that no constructor made.
+func (b *Budget) unmade() bool { return b != nil && b.ledger == nil }
 
 // BudgetConfig describes a [Budget] of [NewBudget].
 type BudgetConfig struct {
@@ -148,7 +156,9 @@ type ThrottleConfig struct {
 // (proposal A6): each failed attempt takes one token, each success adds
 // TokenRatio, and while the count is half of MaxTokens or less there are no
 // retries. It knows no time, so a dependency that nobody calls stays suspect
-// until calls succeed. It reports every fault of c in one error.
+// until calls succeed. In a Transport, an answer with a status from 500 is no
+// success, and one that may not be repeated counts as neither. It reports every
+// fault of c in one error.
 func NewThrottle(c ThrottleConfig) (*Budget, error) {
 	var faults []string
 	most := or(c.MaxTokens, 10)

@@ -64,10 +64,11 @@ func (c *call) next(ctx context.Context) context.Context {
 	return c.contexts.Next(ctx, c.attempts)
 }
 
-// succeeded notes that the attempt needs no other.
-func (c *call) succeeded() {
+// over notes that the attempt needs no other; well says that it also shows a
+// dependency in health.
+func (c *call) over(well bool) {
 	c.reason, c.last = "", nil
-	if c.budget != nil {
+	if c.budget != nil && well {
 		c.budget.succeeded()
 	}
 }
@@ -113,8 +114,12 @@ func (p *Policy) again(ctx context.Context, c *call, err error) (time.Duration, 
 	if f.after > p.maxRetryAfter() {
 		return 0, ErrRetryAfter
 	}
-	d := max(c.delay, f.after)
-	// Compared by what is left, never by adding to d: a sum could overflow.
+	d := c.delay
+	if f.after > 0 {
+		// On top of each other: callers that were told the same must not come
+		// back together. Where the sum overflows, the larger one is long enough.
+		d = max(f.after+c.delay, f.after, c.delay)
+	}
 	if p.late(c, d) || pastDeadline(ctx, d) {
 		return 0, ErrDeadline
 	}
@@ -123,6 +128,17 @@ func (p *Policy) again(ctx context.Context, c *call, err error) (time.Duration, 
 		return 0, ErrBudget
 	}
 	return d, ""
+}
+
+// barred says why no attempt may start in d from now, if so.
+func (p *Policy) barred(ctx context.Context, c *call, d time.Duration) Reason {
+	switch {
+	case ctx.Err() != nil:
+		return ErrCanceled
+	case p.late(c, d) || pastDeadline(ctx, d):
+		return ErrDeadline
+	}
+	return ""
 }
 
 // pastDeadline reports whether a wait of d would end at the context's deadline
@@ -136,11 +152,14 @@ func pastDeadline(ctx context.Context, d time.Duration) bool {
 	return ok && time.Until(deadline) <= d
 }
 
-// announce tells the hook about the attempt that failed.
-func (p *Policy) announce(ctx context.Context, c *call, d time.Duration) {
-	if p.OnRetry != nil {
-		p.OnRetry(ctx, Attempt{Name: p.Name, Number: c.attempts, Delay: d, Err: c.last})
+// announce tells the hook about the attempt that failed, and says why the wait is
+// not to begin after that, if so: the hook may have taken its time.
+func (p *Policy) announce(ctx context.Context, c *call, d time.Duration) Reason {
+	if p.OnRetry == nil {
+		return ""
 	}
+	p.OnRetry(ctx, Attempt{Name: p.Name, Number: c.attempts, Delay: d, Err: c.last})
+	return p.barred(ctx, c, d)
 }
 
 // wait waits for d and says why the next attempt may not begin after it, if so. A
@@ -149,13 +168,7 @@ func (p *Policy) wait(ctx context.Context, c *call, d time.Duration) Reason {
 	if d > 0 {
 		c.sleep(ctx, d)
 	}
-	switch {
-	case ctx.Err() != nil:
-		return ErrCanceled
-	case p.late(c, 0):
-		return ErrDeadline
-	}
-	return ""
+	return p.barred(ctx, c, 0)
 }
 
 // sleep returns after d or when ctx ends.
@@ -173,8 +186,8 @@ func (c *call) sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// late reports whether an attempt that starts in d starts after MaxElapsed, as it
-// may when a hook or the draining of a response took long.
+// late reports whether an attempt that starts in d starts after MaxElapsed. It
+// compares with what is left, for a sum could overflow.
 func (p *Policy) late(c *call, d time.Duration) bool {
 	return p.MaxElapsed > 0 && d >= p.MaxElapsed-time.Since(c.start)
 }

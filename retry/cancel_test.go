@@ -134,9 +134,8 @@ func TestASuccessStandsAlthoughTheContextEndedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestNoTimerOutlivesACall relies on the bubble: time in it would go on to the
-// timer's end, and a goroutine that is left fails the test.
-func TestNoTimerOutlivesACall(t *testing.T) {
+// A goroutine that is left when the bubble ends fails the test.
+func TestACallThatWaitsEndsWithItsContextAndLeavesNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)

@@ -49,7 +49,7 @@ func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
 	defer p.end(ctx, &c)
 	err := p.run(ctx, &c, op, p.try(c.next(ctx), op))
 	if err == nil {
-		c.succeeded()
+		c.over(true)
 	}
 	return err
 }
@@ -58,9 +58,10 @@ func (p *Policy) do(ctx context.Context, op func(context.Context) error) error {
 func (p *Policy) run(ctx context.Context, c *call, op func(context.Context) error, err error) error {
 	for err != nil {
 		d, stop := p.again(ctx, c, err)
-		if stop == "" {
-			p.announce(ctx, c, d)
-			stop = p.wait(ctx, c, d)
+		if stop == "" && (d > 0 || p.foreign()) {
+			if stop = p.announce(ctx, c, d); stop == "" {
+				stop = p.wait(ctx, c, d)
+			}
 		}
 		if stop != "" {
 			return p.err(ctx, c, stop)
@@ -68,6 +69,17 @@ func (p *Policy) run(ctx context.Context, c *call, op func(context.Context) erro
 		err = p.try(c.next(ctx), op)
 	}
 	return nil
+}
+
+// foreign reports whether code of others may have run since the last attempt
+// failed, so that time has passed or the context has ended. Where none has, a
+// retry without a wait needs no second look at them, which is a sixth of its cost.
+func (p *Policy) foreign() bool {
+	switch p.Backoff.(type) {
+	case nil, Constant, Exponential:
+		return p.OnRetry != nil || p.Retryable != nil
+	}
+	return true
 }
 
 // try makes one attempt.

@@ -21,16 +21,17 @@
 //
 // A [Policy] makes one attempt after another until one succeeds. Before each
 // retry it waits for as long as its [Backoff] says: by default a random time of
-// up to 100 ms, then 200 ms, then 400 ms, never more than 10 s. Jitter is what
+// up to 100 ms, then 200 ms, then 400 ms, at most 10 s. Jitter is what
 // keeps callers that failed together from coming back together (Marc Brooker,
 // "Exponential Backoff And Jitter", 2015).
 //
 // An error decides about the next attempt by what it says: [Permanent] errors
-// end the call, [After] raises the wait, and so do two methods that errors of
-// any package may have. RetryAfter() time.Duration says when to come back.
-// Rejected() bool says that the dependency was never reached, for instance
-// because a breaker is open; such a call is not retried unless RetryRejected
-// asks for it.
+// end the call, [After] raises the wait, and so may two methods that errors of
+// any package can have. RetryAfter() time.Duration says when to come back; the
+// backoff's wait, with its jitter, comes on top of that, since whoever was told
+// the same would else come back together. Rejected() bool says that the
+// dependency was never reached, for instance because a breaker is open; such a
+// call is not retried unless RetryRejected asks for it.
 //
 // A [Budget] lets retries be a fixed share of the calls, 20 % by default, plus a
 // floor for callers with little traffic, as in Finagle and in "Site Reliability
@@ -40,15 +41,17 @@
 // # Guarantees
 //
 //   - A wait that would outlast the context's deadline or MaxElapsed is not
-//     begun: the call fails at once.
+//     begun: the call fails at once, also when a slow hook has doomed the wait.
 //   - When the context ends, no further attempt starts, and the error is both
 //     the operation's last one and the context's cause.
-//   - No wait is negative or longer than the backoff's Cap, after jitter, after
-//     any number of attempts; a wait of zero uses no timer.
-//   - Over any period, a budget's retries stay within RetryRate × calls +
-//     MinPerSecond × seconds + Burst.
+//   - No wait of a backoff is negative or longer than its Cap, after jitter, after
+//     any number of attempts; only a dependency that asks for it, within
+//     MaxRetryAfter, is waited for longer. A wait of zero uses no timer.
+//   - Over any period, the retries of a budget of [NewBudget] stay within
+//     RetryRate × calls + MinPerSecond × seconds + Burst.
 //   - Policies inside one another do not multiply: a policy that runs inside a
-//     retry of another one tries once, and an [*Error] is not retried.
+//     retry of another one tries once, and an [*Error] is not retried, save one
+//     that was cut off, by the AttemptTimeout of the policy outside for one.
 //   - A Transport sends a request twice only if that is idempotent, replays its
 //     body byte for byte, never changes it, closes its body once, closes every
 //     response that it does not return, and returns the last one as it is.

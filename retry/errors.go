@@ -27,7 +27,8 @@ const (
 	ErrDeadline Reason = "deadline"
 
 	// ErrRetryAfter means that the dependency asked for a longer wait than
-	// MaxRetryAfter.
+	// MaxRetryAfter, which is 1 minute for a [Hedge]; or, by a negative one, for no
+	// further attempt of a Hedge.
 	ErrRetryAfter Reason = "retry_after"
 
 	// ErrCanceled means that the caller's context ended. The error is also the
@@ -97,8 +98,10 @@ func (r Reason) words() string {
 
 // Error says that an operation failed and that retrying ended. It satisfies
 // errors.Is and errors.As for Reason, for Last and, where the caller's context
-// ended, for the context's cause. An [*Error] is never retried by a policy
-// further out: what it could gain has been tried.
+// ended, for the context's cause. An [*Error] is not retried by a policy further
+// out, since what it could gain has been tried, unless its Reason is ErrCanceled
+// and the policy further out may go on: then its own AttemptTimeout, or the
+// operation itself, had cut the policy below off.
 type Error struct {
 	Name     string        // the policy's
 	Attempts int           // made; 0 where the context had ended before or the policy is faulty
@@ -155,7 +158,7 @@ func (e *Error) Unwrap() []error {
 
 // Timeout reports whether time was what ended the call: the last error or the
 // context's cause was a timeout, or there was none left. It makes an Error a
-// timeout for net.Error and url.Error, which do not look further.
+// timeout for url.Error and os.IsTimeout, which do not look further.
 func (e *Error) Timeout() bool {
 	if e.Reason == ErrDeadline || errors.Is(e.Cause, context.DeadlineExceeded) {
 		return true

@@ -68,22 +68,23 @@ func TestAMarkedSuccessIsASuccess(t *testing.T) {
 }
 
 func TestRetryAfterRaisesTheDelay(t *testing.T) {
+	// By what it asks for: the backoff's second comes on top.
 	for name, c := range map[string]struct {
 		policy retry.Policy
 		err    error
 		want   time.Duration
 		reason retry.Reason
 	}{
-		"longer than the backoff":        {retry.Policy{}, retry.After(errBoom, 10*time.Second), 10 * time.Second, retry.ErrExhausted},
-		"found through wrapping":         {retry.Policy{}, fmt.Errorf("x: %w", retry.After(errBoom, 10*time.Second)), 10 * time.Second, retry.ErrExhausted},
-		"the outermost of several":       {retry.Policy{}, retry.After(retry.After(errBoom, 50*time.Second), 10*time.Second), 10 * time.Second, retry.ErrExhausted},
-		"shorter than the backoff":       {retry.Policy{}, retry.After(errBoom, time.Millisecond), time.Second, retry.ErrExhausted},
+		"longer than the backoff":        {retry.Policy{}, retry.After(errBoom, 10*time.Second), 11 * time.Second, retry.ErrExhausted},
+		"found through wrapping":         {retry.Policy{}, fmt.Errorf("x: %w", retry.After(errBoom, 10*time.Second)), 11 * time.Second, retry.ErrExhausted},
+		"the outermost of several":       {retry.Policy{}, retry.After(retry.After(errBoom, 50*time.Second), 10*time.Second), 11 * time.Second, retry.ErrExhausted},
+		"shorter than the backoff":       {retry.Policy{}, retry.After(errBoom, time.Millisecond), time.Second + time.Millisecond, retry.ErrExhausted},
 		"negative":                       {retry.Policy{}, retry.After(errBoom, -time.Hour), time.Second, retry.ErrExhausted},
-		"as long as allowed":             {retry.Policy{}, retry.After(errBoom, time.Minute), time.Minute, retry.ErrExhausted},
+		"as long as allowed":             {retry.Policy{}, retry.After(errBoom, time.Minute), time.Minute + time.Second, retry.ErrExhausted},
 		"longer than allowed":            {retry.Policy{}, retry.After(errBoom, time.Minute+1), 0, retry.ErrRetryAfter},
 		"huge":                           {retry.Policy{MaxElapsed: time.Hour, MaxRetryAfter: 1<<63 - 1}, retry.After(errBoom, 1<<63-1), 0, retry.ErrDeadline},
 		"longer than the policy's bound": {retry.Policy{MaxRetryAfter: time.Second}, retry.After(errBoom, time.Minute), 0, retry.ErrRetryAfter},
-		"of another package's error":     {retry.Policy{RetryRejected: true}, rejection{30 * time.Second}, 30 * time.Second, retry.ErrExhausted},
+		"of another package's error":     {retry.Policy{RetryRejected: true}, rejection{30 * time.Second}, 31 * time.Second, retry.ErrExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,7 @@ type permanentError struct{ error }
 func (e *permanentError) Unwrap() error { return e.error }
 
 // After marks err with the time that the dependency asked to be left alone: the
-// wait before the next attempt is at least d. A negative d counts as 0 for a
+// wait before the next attempt is at least d, see MaxRetryAfter. A negative d counts as 0 for a
 // Policy and stops further attempts of a [Hedge]; After(nil, d) is nil. Errors
 // of other packages say the same by a method RetryAfter() time.Duration.
 func After(err error, d time.Duration) error {

@@ -57,6 +57,9 @@ func (h Hedging) Validate() error {
 	if h.MaxAttempts > maxHedges {
 		faults = append(faults, fmt.Sprintf("MaxAttempts %d is more than %d", h.MaxAttempts, maxHedges))
 	}
+	if h.Budget.unmade() {
+		faults = append(faults, "Budget is not of NewBudget or NewThrottle")
+	}
 	if faults = negative(faults, "Delay", h.Delay); len(faults) > 0 {
 		return &Error{Name: h.Name, Reason: ErrPolicy, Last: errors.New(strings.Join(faults, "; "))}
 	}
@@ -78,15 +81,20 @@ func (h Hedging) Validate() error {
 //
 // No further attempt starts once the Budget is spent, when ctx would end within
 // the wait for it, and after an error of a rejected call, of a policy below, or
-// with a negative RetryAfter; those that run may still win. A positive
-// RetryAfter is the wait before the next attempt. Inside a retry of a policy
+// with a negative RetryAfter or one of more than 1 minute; those that run may
+// still win. A positive RetryAfter is the wait before the next attempt, unless
+// another one fails meanwhile without asking for one. Inside a retry of a policy
 // further out there is one attempt.
 //
 // Hedge returns the winner's result and nil, the operation's own error where
 // that is not to be retried, or an [*Error]. A panic of op is raised again in
 // the caller, as [*PanicError]; runtime.Goexit ends the caller's goroutine too.
 func Hedge[T any](ctx context.Context, h Hedging, op func(context.Context) (T, error), discard func(T)) (T, error) {
-	if err := h.Validate(); err != nil {
+	err := h.Validate()
+	if err == nil && op == nil {
+		err = &Error{Name: h.Name, Reason: ErrPolicy, Last: errors.New("the operation is nil")}
+	}
+	if err != nil {
 		var none T
 		return none, err
 	}

@@ -95,7 +95,10 @@ func TestOneHostHasOneBudgetHoweverItIsSpelt(t *testing.T) {
 	const calls = 1000
 	for i := range calls {
 		req := newGet(t)
-		req.URL.Host = []string{"inventory.example", "Inventory.example", "inventory.EXAMPLE.", "inventory.example:80"}[i%4]
+		req.URL.Host = []string{"inventory.example", "Inventory.example", "inventory.EXAMPLE.", "inventory.example:80", "inventory.example:443"}[i%5]
+		if i%5 == 4 {
+			req.URL.Scheme = "https"
+		}
 		_, _ = rt.RoundTrip(req)
 	}
 	// 100 in reserve and a fifth of the calls, and what trickles in meanwhile.

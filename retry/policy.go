@@ -45,14 +45,16 @@ type Policy struct {
 	AttemptTimeout time.Duration
 
 	// MaxRetryAfter is the longest wait that a dependency may ask for, by a
-	// RetryAfter method of its error or by the Retry-After header. Where it asks
-	// for more, retrying stops at once. Default 1 minute. Negative is a fault.
+	// RetryAfter method of its error or by the Retry-After header. The backoff's
+	// own wait comes on top, so that callers who were told the same do not come
+	// back together. Where it asks for more, retrying stops at once. Default 1
+	// minute. Negative is a fault.
 	MaxRetryAfter time.Duration
 
 	// Retryable reports whether an error is worth another attempt. It is not
 	// asked about errors marked by [Permanent], about rejected calls (see
-	// RetryRejected), about an [*Error] of a policy below, or once the caller's
-	// context has ended. A Transport also asks it about responses, as
+	// RetryRejected), about an [*Error] of a policy below that was not cut off, or
+	// once the caller's context has ended. A Transport also asks it about responses, as
 	// [*StatusError]. It runs between two attempts and may be called by several
 	// goroutines. Default: every other error is.
 	Retryable func(error) bool
@@ -138,7 +140,7 @@ func (p *Policy) sound() bool {
 	if p.MaxAttempts < 0 || p.MaxElapsed < 0 || p.AttemptTimeout < 0 || p.MaxRetryAfter < 0 {
 		return false
 	}
-	if p.Forever && p.MaxAttempts > 0 {
+	if p.Forever && p.MaxAttempts > 0 || p.Budget.unmade() {
 		return false
 	}
 	if c, ok := p.Backoff.(Constant); ok {
@@ -158,6 +160,9 @@ func (p *Policy) faults() []string {
 	faults = negative(faults, "MaxElapsed", p.MaxElapsed)
 	faults = negative(faults, "AttemptTimeout", p.AttemptTimeout)
 	faults = negative(faults, "MaxRetryAfter", p.MaxRetryAfter)
+	if p.Budget.unmade() {
+		faults = append(faults, "Budget is not of NewBudget or NewThrottle")
+	}
 	return append(faults, backoffFaults(p.Backoff)...)
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/parley-go/parley/internal/attempt"
@@ -29,6 +30,7 @@ type race[T any] struct {
 	errs     []error     // in the order in which attempts failed
 	panicked *PanicError // the first
 	exited   bool        // an attempt called runtime.Goexit
+	unclaim  func()      // discards the winner's result, if the caller does not get it
 }
 
 // outcome is how an attempt ended. It has returned, or panicked, or neither:
@@ -175,15 +177,13 @@ func (r *race[T]) decides(ctx context.Context, o *outcome[T]) bool {
 func (r *race[T]) finish(o *outcome[T]) (T, error) {
 	var none T
 	if o.won() {
+		r.unclaim = func() { r.drop(o.value) }
 		r.settle(o.attempt)
 	} else {
 		r.unwound(o)
 		r.settle(-1)
 	}
 	if r.panicked != nil || r.exited {
-		if o.won() {
-			r.drop(o.value)
-		}
 		if r.panicked != nil {
 			panic(r.panicked) //nolint:forbidigo // op's own panic goes on in the goroutine that called Hedge
 		}
@@ -231,8 +231,10 @@ func (r *race[T]) settle(winner int) {
 			late = append(late, o.value)
 		}
 	}
-	for _, v := range late { // after the last has ended: discard is the user's and may panic
-		r.drop(v)
+	// After the last has ended, and deferred: discard is the user's, and the
+	// others are discarded though it should panic for one.
+	for _, v := range slices.Backward(late) {
+		defer r.drop(v)
 	}
 }
 
@@ -253,9 +255,15 @@ func (r *race[T]) keep(o *outcome[T]) {
 	}
 }
 
-// end is deferred: no attempt outlives the call, also when the user's Retryable
-// or discard panics.
+// end is deferred: no attempt outlives the call and no result is left behind,
+// also when the user's Retryable, discard or OnDone panics.
 func (r *race[T]) end(ctx context.Context, start time.Time) {
+	told := false
+	defer func() {
+		if r.unclaim != nil && (r.reason != "" || !told) {
+			r.unclaim()
+		}
+	}()
 	if r.timer != nil {
 		r.timer.Stop()
 	}
@@ -267,6 +275,7 @@ func (r *race[T]) end(ctx context.Context, start time.Time) {
 		}
 		h.OnDone(ctx, res)
 	}
+	told = true
 }
 
 // err is what the caller gets when no attempt succeeded: see call.err.

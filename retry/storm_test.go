@@ -90,19 +90,29 @@ func TestPoliciesInsideOneAnotherDoNotMultiply(t *testing.T) {
 }
 
 func TestThreeTiersWithGuardAndBudgetAmplifyByLessThanAThird(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx := t.Context()
-		var requests atomic.Int64
-		op := func(context.Context) error { requests.Add(1); return errBoom }
-		for range 3 {
-			p, below := retry.Policy{Budget: mustBudget(t, retry.BudgetConfig{})}, op
-			op = func(ctx context.Context) error { return p.Do(ctx, below) }
-		}
-		calls := storm(10*time.Second, func() { _ = op(ctx) })
-		if got := float64(requests.Load()) / float64(calls); got > 1.3 {
-			t.Errorf("amplification = %.3f, want at most 1.3 (27 without guard and budget)", got)
-		}
-	})
+	amplification := func(t *testing.T, pass func(error) error) (factor float64) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			var requests atomic.Int64
+			op := func(context.Context) error { requests.Add(1); return errBoom }
+			for range 3 {
+				p, below := retry.Policy{Budget: mustBudget(t, retry.BudgetConfig{})}, op
+				op = func(ctx context.Context) error { return pass(p.Do(ctx, below)) }
+			}
+			calls := storm(10*time.Second, func() { _ = op(ctx) })
+			factor = float64(requests.Load()) / float64(calls)
+		})
+		return factor
+	}
+	if got := amplification(t, func(err error) error { return err }); got > 1.3 {
+		t.Errorf("amplification = %.3f, want at most 1.3 (27 without guard and budget)", got)
+	}
+	// As between processes: no tier knows that the one below has tried. Only the
+	// budgets and the guard are left, and each tier's share comes on top.
+	hidden := func(err error) error { return errors.New(err.Error()) }
+	if got := amplification(t, hidden); got > 1.2*1.2*1.2+0.1 {
+		t.Errorf("amplification = %.3f where tiers hide their errors, want at most 1.2 for each tier and the floor", got)
+	}
 }
 
 func TestANestedFailureIsLeftToTheOuterPolicy(t *testing.T) {

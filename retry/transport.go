@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/parley-go/parley/internal/retryafter"
@@ -28,7 +29,8 @@ import (
 // Retryable decides itself about errors and, as [*StatusError], about 429 and
 // every 5xx but 501. Other responses are never retried.
 //
-// Retry-After (RFC 9110 §10.2.3) raises the wait. Where it asks for more than
+// Retry-After (RFC 9110 §10.2.3) is waited for, and the backoff's wait on top, so
+// that clients who were told the same do not come back together. Where it asks for more than
 // MaxRetryAfter or than the request's deadline leaves, the response is returned
 // at once. Whenever retrying ends on a response, the caller gets that response
 // as it is, with its body open and a nil error. Every other response is drained,
@@ -62,7 +64,7 @@ type StatusError struct {
 
 // Error returns the status in words.
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("retry: response status %d %s", e.Response.StatusCode, http.StatusText(e.Response.StatusCode))
+	return strings.TrimSpace(fmt.Sprintf("retry: response status %d %s", e.Response.StatusCode, http.StatusText(e.Response.StatusCode)))
 }
 
 // RetryAfter returns how long the response asks to stay away, 0 where it does
@@ -95,12 +97,16 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	var resp *http.Response
 	var body io.ReadCloser // of the next attempt, until it is sent
+	returned := false
 	defer func() {
-		if resp != nil && c.reason == ErrPanicked { // in a hook: nobody else will close it
+		if resp != nil && !returned { // a hook panicked: nobody else will close it
 			closeBody(resp.Body)
 		}
+	}()
+	defer func() {
 		closeBody(body)
 		p.end(ctx, &c)
+		returned = c.reason != ErrPanicked
 	}()
 	send := req // the first attempt sends the request itself, and next closes its body
 	c.next(ctx)
@@ -109,7 +115,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err = t.send(send)
 		failure := t.failure(resp, err)
 		if failure == nil {
-			c.succeeded()
+			c.over(resp.StatusCode < 500)
 			return resp, nil
 		}
 		if !t.repeatable(req, err) {
@@ -126,13 +132,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if stop != "" {
 			return p.give(ctx, &c, resp, stop)
 		}
-		p.announce(ctx, &c, d)
-		if p.late(&c, d) { // the hook took its time
-			return p.give(ctx, &c, resp, ErrDeadline)
+		if stop = p.announce(ctx, &c, d); stop == ErrDeadline {
+			return p.give(ctx, &c, resp, stop)
 		}
 		discard(resp)
 		resp = nil
-		if stop = p.wait(ctx, &c, d); stop != "" {
+		if stop = p.barred(ctx, &c, d); stop == "" { // draining may have taken its time
+			stop = p.wait(ctx, &c, d)
+		}
+		if stop != "" {
 			return nil, p.err(ctx, &c, stop)
 		}
 		send = req.WithContext(c.next(ctx)) // a copy; headers stay shared, nobody below may change them
@@ -163,11 +171,11 @@ func (t *transport) CloseIdleConnections() {
 // come; the context of the attempt then lives until the body is closed.
 func (t *transport) send(req *http.Request) (*http.Response, error) {
 	if t.policy.AttemptTimeout == 0 {
-		return t.next.RoundTrip(req)
+		return t.roundTrip(req)
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(t.policy.AttemptTimeout, func() { cancel(ErrAttemptTimeout) })
-	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	resp, err := t.roundTrip(req.WithContext(ctx))
 	if !timer.Stop() && err == nil {
 		// The headers came at the last moment, and the body will be cut off.
 		closeBody(resp.Body)
@@ -182,14 +190,25 @@ func (t *transport) send(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// roundTrip is next.RoundTrip for a next that may break its contract: it returns
+// either a response or an error.
+func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	switch {
+	case resp == nil && err == nil:
+		return nil, errNoResponse
+	case resp != nil && err != nil:
+		closeBody(resp.Body)
+		return nil, err
+	}
+	return resp, err
+}
+
 // failure returns what may be retried of an attempt's outcome as an error, nil
 // where there is nothing.
 func (t *transport) failure(resp *http.Response, err error) error {
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case resp == nil:
-		return errNoResponse
 	}
 	switch code := resp.StatusCode; code {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -220,9 +239,10 @@ func (t *transport) repeatable(req *http.Request, err error) bool {
 		return true
 	}
 	// Without a connection nothing has been sent. The operation "dial" is that
-	// of net.Dialer; an error after the connection stood has another one.
+	// of net.Dialer, and "proxyconnect" what net/http makes of it where a proxy
+	// was dialled; an error after the connection stood has another one.
 	dial, ok := errors.AsType[*net.OpError](err)
-	return ok && dial.Op == "dial"
+	return ok && (dial.Op == "dial" || dial.Op == "proxyconnect")
 }
 
 // replay returns the body for another attempt.

@@ -344,21 +344,21 @@ func TestTheCallersRequestIsUnchangedAndItsBodyClosedOnce(t *testing.T) {
 func TestRetryAfterHeader(t *testing.T) {
 	// The bubble's clock starts at midnight UTC 2000-01-01, a Saturday.
 	for value, c := range map[string]struct {
-		want     time.Duration // 0: the response is returned at once
+		asked    time.Duration // the backoff's millisecond comes on top
 		attempts int
 	}{
 		"5":                                {5 * time.Second, 2},
 		" 5 ":                              {5 * time.Second, 2},
 		"60":                               {time.Minute, 2},
-		"0":                                {time.Millisecond, 2}, // the backoff's
-		"-5":                               {time.Millisecond, 2},
-		"soon":                             {time.Millisecond, 2},
-		"1.5":                              {time.Millisecond, 2},
+		"0":                                {0, 2},
+		"-5":                               {0, 2},
+		"soon":                             {0, 2},
+		"1.5":                              {0, 2},
 		"Sat, 01 Jan 2000 00:00:30 GMT":    {30 * time.Second, 2},
 		"Saturday, 01-Jan-00 00:00:30 GMT": {30 * time.Second, 2},
 		"Sat Jan  1 00:00:30 2000":         {30 * time.Second, 2},
-		"Fri, 31 Dec 1999 00:00:00 GMT":    {time.Millisecond, 2},
-		"61":                               {0, 1}, // beyond MaxRetryAfter
+		"Fri, 31 Dec 1999 00:00:00 GMT":    {0, 2},
+		"61":                               {0, 1}, // beyond MaxRetryAfter: the response is returned at once
 		"9223372037":                       {0, 1},
 		"99999999999999999999999":          {0, 1},
 		"Sat, 01 Jan 2000 00:01:01 GMT":    {0, 1},
@@ -372,8 +372,12 @@ func TestRetryAfterHeader(t *testing.T) {
 				var err error
 				took := elapsed(func() { resp, err = p.Transport(s).RoundTrip(httpRequest(t, http.MethodGet, "")) })
 				wantReturned(t, s, resp, err, s.statuses[c.attempts-1])
-				if took != c.want || len(s.requests) != c.attempts {
-					t.Errorf("%d attempts in %v, want %d in %v", len(s.requests), took, c.attempts, c.want)
+				want := c.asked
+				if c.attempts > 1 {
+					want += time.Millisecond
+				}
+				if took != want || len(s.requests) != c.attempts {
+					t.Errorf("%d attempts in %v, want %d in %v", len(s.requests), took, c.attempts, want)
 				}
 			})
 		})

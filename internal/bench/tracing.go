@@ -105,12 +105,12 @@ func tracingRows() []row {
 		{name: "tracing/middleware_sampled", ours: serve(ourAlways, parentHeader), peer: "otelhttp", them: serve(theirAlways, parentHeader), base: bare, most: .65, allocs: 19},
 		{name: "tracing/middleware_sampled_metrics", ours: serve(ourMetered.Middleware(answer), parentHeader), peer: "otelhttp", them: serve(otelhttp.NewHandler(answer, "server", metered...), parentHeader), base: bare, allocs: 20},
 		{name: "tracing/middleware_no_sdk", ours: serve(ourNone, ""), peer: "otelhttp", them: serve(theirNone, ""), ns: 250, allocs: 0},
-		{name: "tracing/middleware_no_sdk_parent", ours: serve(ourNone, parentHeader), peer: "otelhttp", them: serve(theirNone, parentHeader), ns: 700, allocs: 5},
+		{name: "tracing/middleware_no_sdk_parent", ours: serve(ourNone, parentHeader), peer: "otelhttp", them: serve(theirNone, parentHeader), ns: 700, allocs: 4},
 		{name: "tracing/transport_unsampled", ours: send(ourNeverOut, parent), peer: "otelhttp", them: send(theirNeverOut, parent), base: send(stub{}, parent), most: .5, allocs: 14},
 		{name: "tracing/transport_sampled", ours: send(ourAlwaysOut, parent), peer: "otelhttp", them: send(theirAlwaysOut, parent), base: send(stub{}, parent), most: .65, allocs: 18},
 		{name: "tracing/transport_sampled_metrics", ours: send(ourMetered.Transport(stub{}), parent), peer: "otelhttp", them: send(otelhttp.NewTransport(stub{}, metered...), parent), base: send(stub{}, parent), allocs: 20},
 		{name: "tracing/transport_no_sdk", ours: send(ourNoneOut, ctx), peer: "otelhttp", them: send(theirNoneOut, ctx), ns: 250, allocs: 1},
-		{name: "tracing/transport_no_sdk_parent", ours: send(ourNoneOut, parent), peer: "otelhttp", them: send(theirNoneOut, parent), ns: 700, allocs: 7},
+		{name: "tracing/transport_no_sdk_parent", ours: send(ourNoneOut, parent), peer: "otelhttp", them: send(theirNoneOut, parent), ns: 700, allocs: 6},
 	}, propagatorRows()...)
 }
 
