@@ -28,7 +28,7 @@
 // duration of each HTTP request is measured by the same conventions. [Propagator]
 // is the part that reads and writes, for instrumentation by others.
 //
-// No SDK is needed. While the provider is the one that OpenTelemetry has when
+// The module tracing/otlp sets an SDK up and sends the spans. None is needed. While the provider is the one that OpenTelemetry has when
 // none was set, or its no-op one, no span is made, and a request or message that
 // comes with a traceparent leaves with the same one, span id included, as the
 // specification has it for services that take no part in tracing. One that comes

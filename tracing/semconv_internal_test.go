@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
 )
 
 func TestNamesAreThoseOfThePinnedVersion(t *testing.T) {
@@ -30,6 +31,14 @@ func TestNamesAreThoseOfThePinnedVersion(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("key = %q, want %q", got, want)
+		}
+	}
+	for got, want := range map[string]interface {
+		Name() string
+		Unit() string
+	}{metricServer: httpconv.ServerRequestDuration{}, metricClient: httpconv.ClientRequestDuration{}} {
+		if got != want.Name() || want.Unit() != "s" {
+			t.Errorf("measure %q in s, want %q in %q", got, want.Name(), want.Unit())
 		}
 	}
 	for got, want := range map[string]attribute.KeyValue{

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -297,16 +296,4 @@ func (t *Tracer) clientAttributes(req *http.Request) (attrs []attribute.KeyValue
 		attrs = append(attrs, keyResendCount.Int(resends))
 	}
 	return attrs, port
-}
-
-// defaultPort returns the port of a URL that names none: server.port is required
-// on client spans.
-func defaultPort(u *url.URL) int {
-	switch strings.ToLower(u.Scheme) {
-	case "http":
-		return 80
-	case "https":
-		return 443
-	}
-	return 0
 }
