@@ -28,6 +28,9 @@ type row struct {
 	them loop
 	// most is the largest ratio of ours to theirs that is ok. 0 only shows.
 	most float64
+	// ns, if set, is how many nanoseconds ours may take, in the best round: what
+	// else the machine does only adds to them.
+	ns float64
 	// base, if set, is what both sides pay anyway, and is taken off first.
 	base loop
 	// allocs is how many allocations ours may make an operation, over base.
@@ -35,10 +38,18 @@ type row struct {
 	allocs int
 	// procs is how many goroutines share the loop. 0 means 1.
 	procs int
+	// race makes it a row of messages carried: the ratio is then ours to theirs in
+	// messages a second, and the more the better.
+	race bool
+	// least is the smallest such ratio that is ok. 0 only shows.
+	least float64
 }
 
 // run measures r, prints its line and reports whether it is ok.
 func (r row) run(w io.Writer) bool {
+	if r.race {
+		return r.throughput(w)
+	}
 	ours, them := spread(r.ours, r.procs), spread(r.them, r.procs)
 	base := func(int) {}
 	if r.base != nil {
@@ -73,11 +84,18 @@ func (r row) run(w io.Writer) bool {
 			verdict = "MISS"
 		}
 	}
+	took := median(our)
+	if r.ns > 0 {
+		took, target = slices.Min(our), fmt.Sprintf("%.0fns", r.ns)
+		if took > r.ns {
+			verdict = "MISS"
+		}
+	}
 	if r.allocs >= 0 && allocs > float64(r.allocs)+0.01 {
 		verdict = "MISS"
 	}
 	fmt.Fprintf(w, "%-34s %8.1fns %5.1fallocs  %s=%.1fns  ratio %.3f  target %s  %s\n",
-		r.name, median(our), allocs, r.peer, median(their), median(ratios), target, verdict)
+		r.name, took, allocs, r.peer, median(their), median(ratios), target, verdict)
 	return verdict == "ok"
 }
 

@@ -23,16 +23,7 @@ func (in *intake) keepBound(ctx context.Context) {
 		case <-in.gone:
 			return
 		}
-		// On a channel of its own: a refusal closes it, and amqp091 takes one
-		// request at a time.
-		ch, err := in.ch.conn.open()
-		if err == nil {
-			if err = declareTopic(ch, in.sub.Topic); err == nil {
-				err = bindGroup(ch, in.sub.Topic, in.queues)
-			}
-			_ = ch.close()
-		}
-		if refused(err) != nil {
+		if err := refused(in.broker.set.rebind(in.ch.conn, in.sub.Topic, in.queues)); err != nil {
 			in.fail(err) // to subscribe again tells what it means
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 func TestRoutesAreBoundedAndForgetWhatLeadsNowhere(t *testing.T) {
 	var rs routes
-	c := &batch{to: target{exchange: "orders"}, patient: true}
+	c := &batch{to: target{place: place{exchange: "orders"}}, patient: true}
 	it := &item{key: "Placed"}
 	if rs.interrupted(c, it) || c.astray {
 		t.Error("a route that has led nowhere yet is taken for interrupted")
@@ -35,7 +35,7 @@ func TestRoutesAreBoundedAndForgetWhatLeadsNowhere(t *testing.T) {
 		t.Errorf("%d routes are known, want 1 to %d", n, maxRoutes)
 	}
 	before := len(rs.known)
-	rs.learn(&batch{to: target{queue: "orders.g.dlq"}}, it)
+	rs.learn(&batch{to: target{place: place{queue: "orders.g.dlq"}}}, it)
 	if len(rs.known) != before {
 		t.Error("a queue is learnt as a route: it is declared where it is missing")
 	}
