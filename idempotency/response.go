@@ -69,6 +69,25 @@ func isLasting(name string, h http.Header) bool {
 	return true
 }
 
+// HTTPResult returns the result by which a repeated request is answered with this
+// response. It is for a handler that completes its own claim, before it answers,
+// inside the transaction that has its effect (package sqlstore). Headers that a
+// replay leaves out are left out here already; see [Guard.Middleware].
+//
+// A status outside of 200 to 999 makes a result that is NotStored. It is safe for
+// concurrent use, and keeps neither header nor body.
+func HTTPResult(status int, header http.Header, body []byte) Result {
+	if status < 200 || status > 999 {
+		return Result{NotStored: true}
+	}
+	var b bytes.Buffer
+	encodeHead(&b, status, header, nil)
+	if hasBody(status) {
+		b.Write(body)
+	}
+	return Result{Data: b.Bytes()}
+}
+
 // replay answers with the recorded response.
 func replay(w http.ResponseWriter, data []byte) error {
 	h := w.Header()
