@@ -17,14 +17,14 @@ import (
 const responseVersion = 1
 
 // encodeHead appends all but the body. It leaves out headers that must not be
-// replayed and those that are as they were in outer, and deletes those of outer
-// that are gone.
-func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
+// replayed, those to drop and those that are as they were in outer, and deletes
+// those of outer that are gone.
+func encodeHead(b *bytes.Buffer, status int, h, outer http.Header, drop map[string]bool) {
 	room := b.AvailableBuffer()
 	room = append(room, responseVersion)
 	room = binary.AppendUvarint(room, uint64(status))
 	for name, values := range h {
-		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || !isLasting(name, h) {
+		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || drop[name] || !isLasting(name, h) {
 			continue
 		}
 		room = appendString(room, name)
@@ -34,7 +34,7 @@ func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
 		}
 	}
 	for name := range outer {
-		if _, set := h[name]; !set && isLasting(name, h) {
+		if _, set := h[name]; !set && !drop[name] && isLasting(name, h) {
 			room = append(appendString(room, name), 0)
 		}
 	}
@@ -81,7 +81,7 @@ func HTTPResult(status int, header http.Header, body []byte) Result {
 		return Result{NotStored: true}
 	}
 	var b bytes.Buffer
-	encodeHead(&b, status, header, nil)
+	encodeHead(&b, status, header, nil, nil)
 	if hasBody(status) {
 		b.Write(body)
 	}

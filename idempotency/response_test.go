@@ -100,6 +100,20 @@ func TestReplayLeavesOutWhatTheHandlerDeletedOfThoseOutside(t *testing.T) {
 	s.wantRuns(t, 1)
 }
 
+func TestReplayLeavesOutTheHeadersThatTheConfigDrops(t *testing.T) {
+	s := newService(t, nil, idempotency.HTTP{DropHeaders: []string{"x-requests-left"}}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Requests-Left", "7")
+		w.Header().Set("X-Order", "1")
+		w.WriteHeader(http.StatusCreated)
+	})
+	if w := s.send(t, request{key: "k"}); w.Header().Get("X-Requests-Left") != "7" {
+		t.Errorf("headers of the first answer = %v, want all of the handler's", w.Header())
+	}
+	if w := s.send(t, request{key: "k"}); w.Header().Get("X-Requests-Left") != "" || w.Header().Get("X-Order") != "1" {
+		t.Errorf("headers of the replay = %v, want X-Order alone", w.Header())
+	}
+}
+
 func TestReplayLeavesOutTrailers(t *testing.T) {
 	s := newService(t, nil, idempotency.HTTP{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

@@ -15,7 +15,8 @@ type handler struct {
 	guard   *Guard
 	config  HTTP
 	next    http.Handler
-	buffers *sync.Pool // of *bytes.Buffer, for responses
+	drop    map[string]bool // canonical names of DropHeaders
+	buffers *sync.Pool      // of *bytes.Buffer, for responses
 }
 
 // errNotKept releases the claim of a handler whose response is not to be kept.
@@ -120,7 +121,7 @@ func (h *handler) recorder(w http.ResponseWriter) *recorder {
 	if !ok {
 		buf = new(bytes.Buffer)
 	}
-	rec := &recorder{ResponseWriter: w, limit: h.config.MaxStored, buf: buf}
+	rec := &recorder{ResponseWriter: w, limit: h.config.MaxStored, drop: h.drop, buf: buf}
 	if len(w.Header()) > 0 {
 		rec.outer = w.Header().Clone()
 	}
