@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/parley-go/parley/idempotency"
@@ -234,4 +235,32 @@ func TestInTxWithoutAStoreOrAFunctionIsRefused(t *testing.T) {
 	if err == nil || err2 == nil {
 		t.Errorf("InTx() = %v and %v, want errors", err, err2)
 	}
+}
+
+// The driver is never told to commit or roll back while the work runs on, until
+// the grace is over: it is the bound of what does not listen to its context.
+func TestATransactionOutlivesTheContextOfItsCallerByFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t, &fake{row: acquired(), changed: 1}, sqlstore.PostgreSQL)
+		ctx, leave := context.WithCancel(t.Context())
+		_, _, err := sqlstore.InTx(ctx, s, idempotency.Key{Scope: "order", ID: "1"}, func(ctx context.Context, tx *sql.Tx) (int, error) {
+			leave()
+			if ctx.Err() == nil {
+				t.Error("the context of the work goes on, want it to end with the caller's")
+			}
+			time.Sleep(5*time.Second - 1)
+			if _, err := tx.Exec("UPDATE"); err != nil {
+				t.Errorf("a statement within the grace = %v, want no error", err)
+			}
+			time.Sleep(1)
+			synctest.Wait()
+			if _, err := tx.Exec("UPDATE"); !errors.Is(err, sql.ErrTxDone) {
+				t.Errorf("a statement after the grace = %v, want ErrTxDone", err)
+			}
+			return 1, nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("InTx() = %v, want context.Canceled", err)
+		}
+	})
 }

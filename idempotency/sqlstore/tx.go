@@ -52,8 +52,9 @@ func (s *Store) CompleteTx(ctx context.Context, tx *sql.Tx, r idempotency.Result
 //
 // fn must neither commit nor roll back. Its error is returned as it is, and rolls
 // everything back, so that the next call runs fn again; so does a panic, which
-// goes on, and the end of ctx before the commit. Nothing is remembered of a call
-// that failed, its fingerprint included.
+// goes on, and the end of ctx before the commit. Work that does not listen to its
+// context loses the transaction 5 seconds after ctx has ended. Nothing is
+// remembered of a call that failed, its fingerprint included.
 //
 // Without running fn it returns an [*idempotency.RejectedError] that is
 // [idempotency.ErrBusy] while another call with the key runs, or
@@ -118,10 +119,16 @@ func (s *Store) inTx(ctx context.Context, key idempotency.Key, e *idempotency.Ev
 	}
 	// Others never see the lease: the transaction takes its place.
 	claim.Lease, claim.TTL = s.config.TTL, s.config.TTL
-	// A transaction must end with the call, whatever becomes of the context.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) // that of the work ends with the call
 	defer cancel()
-	tx, err := s.db.BeginTx(ctx, nil)
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return r, false, notBegun(ctx, e, wrap("begin", err))
+	}
+	defer func() { _ = conn.Close() }()
+	bounded, end := outlive(ctx)
+	defer end()
+	tx, err := conn.BeginTx(bounded, nil)
 	if err != nil {
 		return r, false, notBegun(ctx, e, wrap("begin", err))
 	}
@@ -153,6 +160,29 @@ func (s *Store) inTx(ctx context.Context, key idempotency.Key, e *idempotency.Ev
 	}
 	e.Ending = idempotency.EndExecuted
 	return r, false, nil
+}
+
+// grace is for how long a transaction may outlast the context of its caller.
+const grace = 5 * time.Second
+
+// outlive returns the context of a transaction: one that ends a while after ctx.
+// At the end of its context database/sql rolls back in the background, and the
+// next call with the key would find it busy. So the call itself rolls back, before
+// it returns, and leaves it to database/sql only where work does not listen to its
+// context or the database does not answer.
+func outlive(ctx context.Context) (bounded context.Context, end func()) {
+	bounded, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		defer cancel()
+		select {
+		case <-time.After(grace):
+		case <-bounded.Done():
+		}
+	})
+	return bounded, func() {
+		stop()
+		cancel()
+	}
 }
 
 // notBegun says of an error before the work whose it is: the caller's, who left,

@@ -216,4 +216,3 @@ func TestNoCallWaitsForTheTransactionOfAnotherOneWithItsKey(t *testing.T) {
 		}
 	})
 }
-
