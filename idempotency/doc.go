@@ -61,8 +61,9 @@
 //     context ends with the cause ErrFenced. So does that of an owner that has
 //     not reached the store for the length of a lease.
 //   - The lease is kept while the work runs, however long that takes.
-//   - Work that succeeded is recorded even if the caller has left, and its result
-//     is returned even if it could not be recorded.
+//   - Work that succeeded is recorded even if the caller has left, also when the
+//     store fails for a moment, and its result is returned even if it could not be
+//     recorded.
 //   - Work that fails, panics or calls runtime.Goexit releases the key; error and
 //     panic go on unchanged. A handler whose success the client has seen in part
 //     before the panic completes it.

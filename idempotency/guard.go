@@ -38,7 +38,8 @@ type Config struct {
 
 	// StoreTimeout bounds each call of the Store. Those that end the claim run
 	// even if the caller has left, so this is also how long they may outlast it.
-	// Default 5s. Negative is an error.
+	// One that is to record work that is done is repeated within it, for up to a
+	// second, while the Store fails. Default 5s. Negative is an error.
 	StoreTimeout time.Duration
 
 	// DisableHeartbeat stops the lease from being extended every third of its

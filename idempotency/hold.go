@@ -158,7 +158,7 @@ func (h *hold) complete(ctx context.Context, r Result, e *Event) {
 	h.stop()
 	ctx, cancel := h.guard.bounded(context.WithoutCancel(ctx))
 	defer cancel()
-	switch e.Err = h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL); {
+	switch e.Err = h.record(ctx, r); {
 	case e.Err == nil:
 		e.Ending = EndExecuted
 	case isFenced(e.Err):
@@ -166,6 +166,31 @@ func (h *hold) complete(ctx context.Context, r Result, e *Event) {
 	default:
 		e.Ending = EndUnrecorded
 	}
+}
+
+// record asks the store to complete the claim, and again while that fails: a
+// connection that broke unnoticed, or a restart, must not have the work done
+// twice. A step that did happen may be repeated, says [Store].
+func (h *hold) record(ctx context.Context, r Result) error {
+	err := h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL)
+	if err == nil || isFenced(err) {
+		return err
+	}
+	const first, longest, enough = 10 * time.Millisecond, 250 * time.Millisecond, time.Second
+	start := time.Now()
+	for pause := first; time.Since(start)+pause <= enough; pause = min(2*pause, longest) {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err // of the store: that of ctx says only that time is up
+		}
+		if err = h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL); err == nil || isFenced(err) {
+			return err
+		}
+	}
+	return err
 }
 
 // release gives the claim up, even if the caller has left. Where that fails the
