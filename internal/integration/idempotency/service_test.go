@@ -252,6 +252,10 @@ func fault(ctx context.Context, point string) error {
 			_, _ = tx.ExecContext(ctx, "SELECT pg_terminate_backend(pg_backend_pid())")
 		}
 		return nil
+	case "take": // so long, so that a kill meets more work that is half done
+		d, err := time.ParseDuration(argument)
+		pause(ctx, d)
+		return err
 	case "wait": // for the test, wherever the request's own client may be
 		req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, argument, http.NoBody)
 		if err != nil {
