@@ -14,7 +14,7 @@ import (
 
 func main() {
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows()} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows()} {
 		for _, r := range rows {
 			if only := os.Getenv("ONLY"); only != "" && !strings.HasPrefix(r.name, only+"/") {
 				continue

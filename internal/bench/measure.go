@@ -28,6 +28,8 @@ type row struct {
 	them loop
 	// most is the largest ratio of ours to theirs that is ok. 0 only shows.
 	most float64
+	// ns, if set, is how many nanoseconds ours may take.
+	ns float64
 	// base, if set, is what both sides pay anyway, and is taken off first.
 	base loop
 	// allocs is how many allocations ours may make an operation, over base.
@@ -70,6 +72,12 @@ func (r row) run(w io.Writer) bool {
 	if r.most > 0 {
 		target = fmt.Sprintf("%.2f", r.most)
 		if median(ratios) > r.most {
+			verdict = "MISS"
+		}
+	}
+	if r.ns > 0 {
+		target = fmt.Sprintf("%.0fns", r.ns)
+		if median(our) > r.ns {
 			verdict = "MISS"
 		}
 	}
