@@ -252,7 +252,7 @@ func TestATransactionOutlivesTheContextOfItsCallerByFiveSeconds(t *testing.T) {
 			if _, err := tx.Exec("UPDATE"); err != nil {
 				t.Errorf("a statement within the grace = %v, want no error", err)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if _, err := tx.Exec("UPDATE"); !errors.Is(err, sql.ErrTxDone) {
 				t.Errorf("a statement after the grace = %v, want ErrTxDone", err)

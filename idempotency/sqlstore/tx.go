@@ -138,6 +138,7 @@ func (s *Store) inTx(ctx context.Context, key idempotency.Key, e *idempotency.Ev
 		return r, false, notBegun(ctx, e, err)
 	}
 	switch out.Status {
+	case idempotency.Acquired:
 	case idempotency.Completed:
 		e.Ending = idempotency.EndReplayed
 		return out.Result, true, nil

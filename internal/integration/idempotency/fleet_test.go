@@ -40,7 +40,7 @@ func newFleet(t testing.TB, config serviceConfig) *fleet {
 	config.Redis = cmp.Or(config.Redis, need.Address(t, services.Redis()))
 	config.Lease = cmp.Or(config.Lease, 2*time.Second)
 	f := &fleet{shop: newShop(t, newPostgres(t, config.Postgres)), config: config}
-	f.config.Table, f.config.Orders = f.shop.database.config.Table, f.shop.orders
+	f.config.Table, f.config.Orders = f.shop.config.Table, f.orders
 	f.config.Prefix = f.config.Table + ":"
 	for i := range f.processes {
 		f.processes[i] = f.start(t)

@@ -116,13 +116,13 @@ var errWork = errors.New("card declined")
 
 func TestInTxRollsBackWorkThatFailsPanicsOrEndsAndTheNextCallRunsAgain(t *testing.T) {
 	bothShops(t, func(t *testing.T, s *shop) {
-		ctx, leave := context.WithCancel(t.Context())
-		for name, end := range map[string]func() error{
-			"error":              func() error { return errWork },
-			"panic":              func() error { panic("bad day") },
-			"Goexit":             func() error { runtime.Goexit(); return nil },
-			"caller that leaves": func() error { leave(); return nil },
+		for name, end := range map[string]func(leave func()) error{
+			"error":              func(func()) error { return errWork },
+			"panic":              func(func()) error { panic("bad day") },
+			"Goexit":             func(func()) error { runtime.Goexit(); return nil },
+			"caller that leaves": func(leave func()) error { leave(); return nil },
 		} {
+			ctx, leave := context.WithCancel(t.Context())
 			var err error
 			var recovered any
 			done := make(chan struct{})
@@ -133,7 +133,7 @@ func TestInTxRollsBackWorkThatFailsPanicsOrEndsAndTheNextCallRunsAgain(t *testin
 					if err := s.insert(ctx, tx, name); err != nil {
 						return 0, err
 					}
-					return 7, end()
+					return 7, end(leave)
 				})
 			}()
 			<-done
@@ -143,19 +143,16 @@ func TestInTxRollsBackWorkThatFailsPanicsOrEndsAndTheNextCallRunsAgain(t *testin
 			if name == "panic" && recovered != "bad day" {
 				t.Errorf("InTx() panicked with %v, want the work's panic", recovered)
 			}
-			if name == "caller that leaves" {
-				if !errors.Is(err, context.Canceled) {
-					t.Errorf("InTx() = %v, want context.Canceled", err)
-				}
-				ctx, leave = context.WithCancel(t.Context())
+			if name == "caller that leaves" && !errors.Is(err, context.Canceled) {
+				t.Errorf("InTx() = %v, want context.Canceled", err)
 			}
+			leave()
 			s.wantEffects(t, name, 0)
 			if _, replayed, err := s.place(t.Context(), name); replayed || err != nil {
 				t.Errorf("the call after the %s: replayed %t, %v, want a run", name, replayed, err)
 			}
 			s.wantEffects(t, name, 1)
 		}
-		leave()
 	})
 }
 
