@@ -256,6 +256,25 @@ func TestNoTimeOfThisProcessReachesRedisAndNoKeyOutlivesItsTTL(t *testing.T) {
 	}
 }
 
+// A script in a cluster may use keys of one slot only, which is that of what stands
+// in braces.
+func TestTheKeysOfAClaimAreInOneSlotOfACluster(t *testing.T) {
+	c := newClient(t)
+	s, prefix := newStore(t, c)
+	var keys []string
+	c.AddHook(watch(func(cmd redis.Cmder) {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			keys = []string{cmd.Args()[3].(string), cmd.Args()[4].(string)}
+		}
+	}))
+	claim := newClaim()
+	own(t, s, claim)
+	tag := prefix + "{" + hex.EncodeToString(claim.ID[:1]) + "}"
+	if len(keys) != 2 || keys[0] == keys[1] || !strings.HasPrefix(keys[0], tag) || !strings.HasPrefix(keys[1], tag) {
+		t.Errorf("keys = %v, want two that begin with %s", keys, tag)
+	}
+}
+
 // watch is a hook that sees each command.
 type watch func(redis.Cmder)
 
