@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -106,7 +105,7 @@ type asyncOutcome struct {
 // wrong with cfg, and is [ErrInvalid].
 func NewAsyncPublisher(p Publisher, cfg AsyncConfig) (*AsyncPublisher, error) {
 	cfg, faults := cfg.withDefaults()
-	if v := reflect.ValueOf(p); p == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNil(p) {
 		faults = append(faults, "the Publisher is nil")
 	}
 	if faults != nil {

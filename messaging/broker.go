@@ -53,9 +53,9 @@ type Broker interface {
 //
 // lease ends, with cause [ErrLost], when the broker takes the message back (the
 // connection is gone, the partition revoked): the message will come again, and
-// whatever is settled after that has no effect, and [ErrLost] says so. A non-nil
-// result means that the
-// delivery was not accepted and must be released.
+// whatever is settled after that has no effect, and [ErrLost] says so. It may also
+// end, with any cause, once the delivery is settled. A non-nil result means that
+// the delivery was not accepted and must be released.
 type Deliver func(lease context.Context, d *Delivery, s Settler) error
 
 // A Settler ends one delivery. The first Settle wins, later ones do nothing and
@@ -66,7 +66,9 @@ type Settler interface {
 	// original only after its successor is safely stored: on an error nothing is
 	// lost, and the broker delivers the message again.
 	Settle(ctx context.Context, v Verdict) error
-	// Extend asks the broker to leave the message alone for at least d longer.
+	// Extend asks the broker to leave the message alone for at least d from now.
+	// It returns [ErrLost] when the broker has taken it back. Once Settle has been
+	// called it does nothing and returns nil, so that it undoes no Retry or Release.
 	// Brokers whose leases do not expire return nil.
 	Extend(ctx context.Context, d time.Duration) error
 }
@@ -81,6 +83,10 @@ type Verdict struct {
 	// depends on refused the work before it began, so no attempt was made. A
 	// broker that CountsRelease may raise it all the same.
 	KeepAttempt bool
+	// Attempt is how many attempts came to nothing before a DeadLetter, where the
+	// Consumer made some of them by itself, see ConsumerConfig.OrderedRetries. 0
+	// means Delivery.Attempt.
+	Attempt int
 	// Reason is why a DeadLetter was set aside: one of the Reason… constants, or
 	// a word of the caller's. It becomes the header msg-dlq-reason.
 	Reason string
@@ -121,9 +127,10 @@ func (k Kind) String() string {
 
 // Reasons for which the Consumer dead-letters a message.
 const (
-	ReasonExhausted = "exhausted" // the last allowed attempt failed
-	ReasonPermanent = "permanent" // the handler returned a Permanent error
-	ReasonDecode    = "decode"    // the payload could not be decoded
+	ReasonExhausted   = "exhausted"    // the last allowed attempt failed
+	ReasonPermanent   = "permanent"    // the handler returned a Permanent error
+	ReasonDecode      = "decode"       // the payload could not be decoded
+	ReasonUnknownType = "unknown-type" // Events has no entry for the message's Type
 )
 
 // A Subscription names what a group of consumers receives.

@@ -26,6 +26,26 @@ type ConsumerConfig struct {
 	// 1s after the first attempt and 4 times as long after each further one, at
 	// most 10m, less up to half of it at random.
 	Backoff func(attempt int) time.Duration
+	// OrderedRetries keeps the order of each Key though a message fails: those
+	// behind it, of its Key only, wait until it is handled or dead-lettered. Its
+	// retries are then made in this process, after the same delays. That has a
+	// price:
+	//
+	//   - The broker does not know of these attempts. When the process crashes or
+	//     stops, the subscription is paused or the delivery lost, they are
+	//     forgotten, and the message begins again at the attempt it came with. One
+	//     that crashes the process is never dead-lettered.
+	//   - What waits is unsettled and counts against Subscription.Prefetch: when as
+	//     many are held back, the subscription stands still until a retry is due.
+	//   - A Key waits as long as its first message: for all attempts, and for as long
+	//     as RetryAfter says or errors with Rejected come. Delays that are longer than
+	//     the broker lets a delivery be unsettled, 30 minutes on RabbitMQ, end with
+	//     its loss and another beginning.
+	//   - Each attempt is made on a copy of the message.
+	//
+	// What has no Key is retried by the broker, as without it. Default false:
+	// messages behind a failing one pass it.
+	OrderedRetries bool
 	// Timeout is how long a handler may take for one attempt before its context
 	// ends. It must be shorter than what the broker allows; RabbitMQ's default is
 	// 30 minutes. Default 0, which means no limit.
@@ -36,8 +56,9 @@ type ConsumerConfig struct {
 	// Logger receives failed attempts, dead letters and what could not be
 	// settled: IDs and errors, never payloads or headers. Default slog.Default().
 	Logger *slog.Logger
-	// OnSettle, if set, is called after each delivery was settled. It must be
-	// quick and not panic, and is called by several goroutines at once.
+	// OnSettle, if set, is called after each delivery was settled, and with
+	// OrderedRetries after each attempt that is made again. It must be quick and not
+	// panic, and is called by several goroutines at once.
 	OnSettle func(Settled)
 }
 
@@ -94,7 +115,7 @@ type Consumer struct {
 // that is wrong with cfg, and is [ErrInvalid].
 func NewConsumer(b Broker, cfg ConsumerConfig) (*Consumer, error) {
 	cfg, faults := cfg.withDefaults()
-	if v := reflect.ValueOf(b); b == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNil(b) {
 		faults = append(faults, "the Broker is nil")
 	}
 	if faults != nil {
@@ -103,12 +124,20 @@ func NewConsumer(b Broker, cfg ConsumerConfig) (*Consumer, error) {
 	return &Consumer{broker: b, cfg: cfg, ready: make(chan struct{})}, nil
 }
 
+func isNil(p Publisher) bool {
+	v := reflect.ValueOf(p)
+	return p == nil || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
 // Handle adds a subscription, whose deliveries h handles within mw. Its faults
 // are reported by Run, all at once: an invalid name, a nil handler, a group that
-// is handled already. A call that comes after Run adds nothing but an entry in
+// is handled already, a subscription to DeadLetters. A call that comes after Run adds nothing but an entry in
 // the log.
 func (c *Consumer) Handle(sub Subscription, h Handler, mw ...Middleware) {
 	sub, err := CheckSubscription(sub)
+	if err == nil && sub.DeadLetters {
+		err = fmt.Errorf("%w: group %q of topic %q: a Consumer handles no dead letters: look at them with DeadLetters, move them back with Redrive", ErrInvalid, sub.Group, sub.Topic)
+	}
 	if err == nil {
 		h, err = wrap(h, mw)
 	}
@@ -157,8 +186,10 @@ func wrap(h Handler, mw []Middleware) (Handler, error) {
 }
 
 // Ready returns a channel that is closed when every subscription has been
-// established for the first time: from then on no message is missed, and on
-// brokers that refuse what no group would receive, Publish succeeds.
+// established for the first time, save those that are paused, which it does not
+// wait for: from then on no message is missed, and on brokers that refuse what no
+// group would receive, Publish succeeds. A subscription that is paused before it
+// was established has no group yet, where nobody else has declared it.
 //
 // It is never closed when Run ends before that, so wait for both:
 //
@@ -196,15 +227,15 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 	var missing atomic.Int64
 	missing.Store(int64(len(subs)))
-	established := func() {
-		if missing.Add(-1) == 0 {
-			close(c.ready)
-		}
-	}
 	errs := make([]error, len(subs))
 	var running sync.WaitGroup
 	for i, s := range subs {
-		running.Go(func() { errs[i] = s.run(intake, drain, c.broker, established, stop) })
+		ready := sync.OnceFunc(func() {
+			if missing.Add(-1) == 0 {
+				close(c.ready)
+			}
+		})
+		running.Go(func() { errs[i] = s.run(intake, drain, c.broker, ready, stop) })
 	}
 	done := make(chan struct{})
 	go func() {

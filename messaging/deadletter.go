@@ -1,6 +1,7 @@
 package messaging
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
@@ -11,7 +12,7 @@ import (
 const (
 	HeaderDeadReason   = "msg-dlq-reason"   // Verdict.Reason
 	HeaderDeadError    = "msg-dlq-error"    // the text of Verdict.Err, at most 1 KiB
-	HeaderDeadAttempts = "msg-dlq-attempts" // Delivery.Attempt, in decimal
+	HeaderDeadAttempts = "msg-dlq-attempts" // Verdict.Attempt or Delivery.Attempt, in decimal
 	HeaderDeadTopic    = "msg-dlq-topic"    // Delivery.Topic
 	HeaderDeadGroup    = "msg-dlq-group"    // Delivery.Group
 	HeaderDeadTime     = "msg-dlq-time"     // when, in UTC and RFC 3339 form
@@ -25,7 +26,7 @@ const maxDeadText = 1 << 10
 func DeadHeaders(d *Delivery, v Verdict, at time.Time) map[string]string {
 	h := map[string]string{
 		HeaderDeadReason:   fit(v.Reason),
-		HeaderDeadAttempts: strconv.Itoa(d.Attempt),
+		HeaderDeadAttempts: strconv.Itoa(cmp.Or(v.Attempt, d.Attempt)),
 		HeaderDeadTopic:    d.Topic,
 		HeaderDeadGroup:    d.Group,
 		HeaderDeadTime:     at.UTC().Format(time.RFC3339Nano),

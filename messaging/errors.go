@@ -38,6 +38,10 @@ const (
 	// ErrTopology means that something exists on the broker under the same name with other
 	// settings. Permanent: delete it, or configure the same settings.
 	ErrTopology Reason = "topology conflicts"
+	// ErrNotFound means that a topic, or what a group needs, does not exist on the
+	// broker, and the Broker was told to make nothing itself. Permanent: create what
+	// the text names.
+	ErrNotFound Reason = "not found on the broker"
 	// ErrDenied means wrong credentials or a missing permission. Permanent.
 	ErrDenied Reason = "access denied"
 	// ErrLost is the cause with which a delivery's lease ends.

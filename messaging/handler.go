@@ -20,14 +20,16 @@ type Handler func(ctx context.Context, d *Delivery) error
 // what it returns. Where several are listed, the first is the outermost.
 type Middleware func(next Handler) Handler
 
-// Settled tells how a delivery ended, for metrics.
+// Settled tells how a delivery ended, or an attempt that is made again in the
+// process, for metrics.
 type Settled struct {
 	// Delivery is what was handled, as the handler left it. It is the handler's:
 	// read it, do not keep it.
 	Delivery *Delivery
 	// Verdict is what the Consumer asked of the broker. Verdict.Err wraps what the
 	// handler returned, and its text is safe to read though the Error method of
-	// the handler's error should panic.
+	// the handler's error should panic. Of a Retry under OrderedRetries, the broker
+	// is asked nothing.
 	Verdict Verdict
 	// Err is nil when the verdict was carried out. Otherwise the message comes
 	// again: [ErrLost] means that the broker had taken it back, and anything else

@@ -18,10 +18,13 @@ import (
 // A script is a Broker under the control of a test: it delivers what the test
 // hands it, under leases that the test ends, and notes every Settle.
 type script struct {
-	messaging.Broker // nil: only Subscribe is called
+	messaging.Broker // nil: only Subscribe and Promises are called
 
-	ready       bool               // Subscribe calls OnReady
-	onSubscribe func(ready func()) // called with OnReady otherwise
+	lease       time.Duration          // what it promises
+	onPromises  func()                 // called by Promises, if set
+	ready       bool                   // Subscribe calls OnReady
+	onSubscribe func(ready func())     // called with OnReady otherwise
+	sub         messaging.Subscription // what Subscribe was called with
 	deliveries  chan *settler
 	fail        chan error // ends Subscribe
 	open        sync.WaitGroup
@@ -37,6 +40,9 @@ type settler struct {
 	lease   context.Context // default one that does not end
 	err     error           // what Settle returns
 	settled func()
+	extend  func(time.Duration) error // what Extend does, if set
+
+	extendCtx func(context.Context) error // the same
 
 	mu       sync.Mutex
 	verdicts []messaging.Verdict
@@ -50,7 +56,15 @@ func (s *settler) Settle(_ context.Context, v messaging.Verdict) error {
 	return s.err
 }
 
-func (s *settler) Extend(context.Context, time.Duration) error { return nil }
+func (s *settler) Extend(ctx context.Context, d time.Duration) error {
+	switch {
+	case s.extendCtx != nil:
+		return s.extendCtx(ctx)
+	case s.extend != nil:
+		return s.extend(d)
+	}
+	return nil
+}
 
 // verdict returns the one verdict, or fails the test.
 func (s *settler) verdict(t *testing.T) messaging.Verdict {
@@ -63,7 +77,15 @@ func (s *settler) verdict(t *testing.T) messaging.Verdict {
 	return s.verdicts[0]
 }
 
+func (s *script) Promises() messaging.Promises {
+	if s.onPromises != nil {
+		s.onPromises()
+	}
+	return messaging.Promises{Lease: s.lease}
+}
+
 func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deliver messaging.Deliver) error {
+	s.sub = sub
 	if s.ready {
 		sub.OnReady()
 	} else {
@@ -89,6 +111,12 @@ func (s *script) Subscribe(ctx context.Context, sub messaging.Subscription, deli
 	}
 }
 
+// pass lets time pass, and what is to happen by then, happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // deliver hands over d, and waits until nothing more happens.
 func (s *script) deliver(d *settler) {
 	s.deliveries <- d
@@ -97,6 +125,13 @@ func (s *script) deliver(d *settler) {
 
 func delivery(id string, attempt int) *settler {
 	return &settler{d: messaging.Delivery{Message: messaging.Message{ID: id}, Attempt: attempt}}
+}
+
+// keyedDelivery is delivery with a key.
+func keyedDelivery(key, id string) *settler {
+	s := delivery(id, 1)
+	s.d.Key = key
+	return s
 }
 
 // under sets the lease of s.
@@ -156,9 +191,12 @@ func runOne(t *testing.T, b messaging.Broker, cfg messaging.ConsumerConfig, h me
 	return run(t, b, cfg, handled{"t", "g", h})
 }
 
-func newMemory(t *testing.T) *memory.Broker {
+func newMemory(t *testing.T) *memory.Broker { return newLeasing(t, 0) }
+
+// newLeasing returns a Broker whose leases expire.
+func newLeasing(t *testing.T, lease time.Duration) *memory.Broker {
 	t.Helper()
-	b, err := memory.New(memory.Config{})
+	b, err := memory.New(memory.Config{Lease: lease})
 	if err != nil {
 		t.Fatalf("memory.New() = %v, want nil", err)
 	}

@@ -228,6 +228,32 @@ func TestRetryWithLongBackoffHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+func TestTwoConsumersOfOneGroupShareItsMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMemory(t)
+		var counts [2]atomic.Int64
+		var both []*running
+		for i := range counts {
+			both = append(both, runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(context.Context, *messaging.Delivery) error {
+				counts[i].Add(1)
+				time.Sleep(time.Second)
+				return nil
+			}))
+		}
+		for n := range 200 {
+			publish(t, b, keyed("", n))
+		}
+		pass(time.Hour)
+		first, second := counts[0].Load(), counts[1].Load()
+		if first+second != 200 || first < 64 || second < 64 { // each has a Prefetch of 64
+			t.Errorf("the Consumers handled %d and %d messages, want 200 together, and each its share", first, second)
+		}
+		for _, r := range both {
+			_ = r.end()
+		}
+	})
+}
+
 func TestPoisonIsTriedMaxAttemptsTimesAndThenRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMemory(t)

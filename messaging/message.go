@@ -29,8 +29,8 @@ type Message struct {
 	Time time.Time
 	// Key orders messages: those with the same Key are handled by one Consumer one
 	// after the other, in the order in which one publisher published them, save
-	// those that are retried or redelivered. Empty means that order does not
-	// matter.
+	// those that are redelivered, or retried without ConsumerConfig.OrderedRetries.
+	// Empty means that order does not matter.
 	Key string
 	// ContentType is the media type of Payload, such as "application/json".
 	// Optional.

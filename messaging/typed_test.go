@@ -57,6 +57,15 @@ func TestTypedRefusesWhatCannotBeDecoded(t *testing.T) {
 // upper is a codec of another kind.
 type upper struct{}
 
+func (upper) Encode(m *messaging.Message, v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return errors.New("not text")
+	}
+	m.ContentType, m.Payload = "text/plain", []byte(strings.ToLower(s))
+	return nil
+}
+
 func (upper) Decode(m *messaging.Message, v any) error {
 	s, ok := v.(*string)
 	if !ok || m.ContentType != "text/plain" {
@@ -78,6 +87,22 @@ func TestTypedTakesAnyCodec(t *testing.T) {
 	}
 }
 
+func TestTypedDecodesIntoAPointerThatIsNeverNil(t *testing.T) {
+	var got []*order
+	h := messaging.Typed(messaging.JSON{}, func(_ context.Context, o *order, _ *messaging.Delivery) error {
+		got = append(got, o)
+		return nil
+	})
+	for _, payload := range []string{`{"orderId":456}`, `null`} {
+		if err := h(t.Context(), &messaging.Delivery{Message: messaging.Message{Payload: []byte(payload)}}); err != nil {
+			t.Errorf("Handler = %v, want nil", err)
+		}
+	}
+	if len(got) != 2 || got[0] == nil || got[0].ID != 456 || got[1] == nil || got[1].ID != 0 {
+		t.Errorf("the function was given %v, want order 456 and an empty one", got)
+	}
+}
+
 func TestTypedWithoutCodecOrFunctionIsReportedByRun(t *testing.T) {
 	fn := func(context.Context, order, *messaging.Delivery) error { return nil }
 	for name, h := range map[string]messaging.Handler{
@@ -91,5 +116,37 @@ func TestTypedWithoutCodecOrFunctionIsReportedByRun(t *testing.T) {
 		if err := c.Run(t.Context()); !errors.Is(err, messaging.ErrInvalid) || !strings.Contains(err.Error(), "a handler is nil") {
 			t.Errorf("Run() without a %s = %v, want ErrInvalid that says that the handler is nil", name, err)
 		}
+	}
+}
+
+func TestEncodeMakesAMessageThatTypedReads(t *testing.T) {
+	m, err := messaging.Encode(messaging.JSON{}, "OrderPlaced", order{ID: 456})
+	if err != nil {
+		t.Fatalf("Encode() = %v, want nil", err)
+	}
+	if m.ID == "" || m.Time.IsZero() || m.Type != "OrderPlaced" || m.ContentType != "application/json" || string(m.Payload) != `{"orderId":456}` {
+		t.Errorf("Encode() = %+v, want a new message of type OrderPlaced with the order as JSON", m)
+	}
+	h := messaging.Typed(messaging.JSON{}, func(_ context.Context, o order, _ *messaging.Delivery) error {
+		if o.ID != 456 {
+			t.Errorf("decoded order %d, want 456", o.ID)
+		}
+		return nil
+	})
+	if err := h(t.Context(), &messaging.Delivery{Message: m}); err != nil {
+		t.Errorf("Handler = %v, want nil", err)
+	}
+	if m, err = messaging.Encode(upper{}, "T", "Hello"); err != nil || m.ContentType != "text/plain" || string(m.Payload) != "hello" {
+		t.Errorf("Encode() with another codec = %+v, %v, want hello as text/plain", m, err)
+	}
+}
+
+func TestEncodeReportsWhatCannotBeEncoded(t *testing.T) {
+	_, err := messaging.Encode(messaging.JSON{}, "T", make(chan int))
+	if _, ok := errors.AsType[*json.UnsupportedTypeError](err); !ok || !strings.HasPrefix(err.Error(), "messaging: encode chan int: ") {
+		t.Errorf("Encode() of a channel = %v, want the codec's error behind the type", err)
+	}
+	if _, err := messaging.Encode(nil, "T", 1); !errors.Is(err, messaging.ErrInvalid) {
+		t.Errorf("Encode() without a codec = %v, want ErrInvalid", err)
 	}
 }

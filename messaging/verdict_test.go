@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/parley-go/parley/messaging"
+	"github.com/parley-go/parley/messaging/memory"
 )
 
 func TestDeliveryIsSettledByWhatItsHandlerDid(t *testing.T) {
@@ -311,6 +313,52 @@ func TestSettleThatFailsIsReportedAndNotRepeated(t *testing.T) {
 		}
 		if !strings.Contains(log.String(), "delivery not settled") {
 			t.Errorf("log = %q, want the failure in it", log.String())
+		}
+		_ = r.end()
+	})
+}
+
+// refusing is a Broker whose first Settle fails and settles nothing.
+type refusing struct {
+	*memory.Broker
+	refused *atomic.Bool
+}
+
+type refusal struct {
+	messaging.Settler
+	refused *atomic.Bool
+}
+
+func (r refusing) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
+	return r.Broker.Subscribe(ctx, s, func(lease context.Context, d *messaging.Delivery, set messaging.Settler) error {
+		return deliver(lease, d, refusal{set, r.refused})
+	})
+}
+
+func (r refusal) Settle(ctx context.Context, v messaging.Verdict) error {
+	if r.refused.CompareAndSwap(false, true) {
+		return messaging.ErrRefused
+	}
+	return r.Settler.Settle(ctx, v)
+}
+
+func TestMessageIsAcknowledgedOnlyAfterItsHandlerReturnedNilAndComesAgainWhenSettlingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := refusing{newLeasing(t, time.Minute), new(atomic.Bool)}
+		var calls atomic.Int64
+		r := runOne(t, b, messaging.ConsumerConfig{}, func(context.Context, *messaging.Delivery) error {
+			calls.Add(1)
+			time.Sleep(time.Hour)
+			return nil
+		})
+		publish(t, b, messaging.NewMessage("m", nil))
+		pass(59 * time.Minute)
+		if got := r.c.Stats()[0]; b.refused.Load() || got.Handled != 0 || got.InFlight != 1 {
+			t.Errorf("settled %t, %+v while the handler runs, want nothing settled", b.refused.Load(), got)
+		}
+		pass(3 * time.Hour)
+		if got := r.c.Stats()[0]; calls.Load() != 2 || got.Handled != 1 || got.Lost != 1 {
+			t.Errorf("%d calls, %+v; want a second after the first Ack failed, and one handled", calls.Load(), got)
 		}
 		_ = r.end()
 	})

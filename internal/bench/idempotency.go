@@ -28,6 +28,9 @@ var kilobyte = bytes.Repeat([]byte("0123456789abcdef"), 64)
 // idempotencyRows compare requests of 1 KiB that are answered by 1 KiB: without a
 // key, for the first time, and again.
 func idempotencyRows() []row {
+	if !wanted("idempotency/") {
+		return nil
+	}
 	none := func(http.ResponseWriter, *http.Request) {}
 	ours, floor := protected(answer), newFloor(answer)
 	oursFirst, floorFirst := first(ours), first(floor)
@@ -66,9 +69,10 @@ func (v *void) Header() http.Header         { return v.h }
 func (v *void) WriteHeader(int)             {}
 func (v *void) Write(p []byte) (int, error) { return len(p), nil }
 
-type payload struct{ bytes.Reader }
+// reread is a request body that is sent again and again.
+type reread struct{ bytes.Reader }
 
-func (*payload) Close() error { return nil }
+func (*reread) Close() error { return nil }
 
 // sender returns what sends a request to h, with the key that is set in it.
 func sender(h http.Handler) (send func(), req *http.Request) {
@@ -81,7 +85,7 @@ func sender(h http.Handler) (send func(), req *http.Request) {
 	w := &void{h: http.Header{}}
 	return func() {
 		clear(w.h)
-		b := &payload{}
+		b := &reread{}
 		b.Reset(kilobyte)
 		req.Body = b
 		h.ServeHTTP(w, req)
@@ -248,11 +252,7 @@ func (*trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 // redisRows show what a call through Redis costs this process beside as many raw
 // commands. They end the program where a call takes more round trips than promised.
 func redisRows() []row {
-	only := os.Getenv("ONLY")
 	addr := os.Getenv("PARLEY_REDIS_ADDR")
-	if only != "" && only != "idempotency" {
-		return nil
-	}
 	if addr == "" {
 		fmt.Fprintln(os.Stderr, "idempotency/redis_*: skipped, PARLEY_REDIS_ADDR is not set")
 		return nil
@@ -266,7 +266,7 @@ func redisRows() []row {
 	one := func(context.Context) (int, error) { return 1, nil }
 	call := func(key string) {
 		_, _, err := idempotency.Value(ctx, guard, idempotency.Key{Scope: "bench", ID: key}, one)
-		must(0, err)
+		check(err)
 	}
 	k := 0
 	oursFirst := func(n int) {
@@ -296,7 +296,7 @@ func redisRows() []row {
 	for want, l := range map[int64]loop{2: oursFirst, 1: oursAgain} {
 		counted.n.Store(0)
 		if l(1); counted.n.Load() != want {
-			must(0, fmt.Errorf("idempotency/redis: %d round trips, want %d", counted.n.Load(), want))
+			check(fmt.Errorf("idempotency/redis: %d round trips, want %d", counted.n.Load(), want))
 		}
 	}
 	return []row{

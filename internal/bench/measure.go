@@ -37,10 +37,18 @@ type row struct {
 	allocs int
 	// procs is how many goroutines share the loop. 0 means 1.
 	procs int
+	// race makes it a row of messages carried: the ratio is then ours to theirs in
+	// messages a second, and the more the better.
+	race bool
+	// least is the smallest such ratio that is ok. 0 only shows.
+	least float64
 }
 
 // run measures r, prints its line and reports whether it is ok.
 func (r row) run(w io.Writer) bool {
+	if r.race {
+		return r.throughput(w)
+	}
 	ours, them := spread(r.ours, r.procs), spread(r.them, r.procs)
 	base := func(int) {}
 	if r.base != nil {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
 )
 
 // A Node is a server of its own for a test that stops it, kills it and starts it
-// again. It is not safe for concurrent use.
+// again. It is not safe for concurrent use, save that calls of Control may
+// overlap while no other does.
 type Node struct {
 	service   Service
 	dir       string
@@ -70,6 +74,37 @@ func (n *Node) Stop(ctx context.Context) error {
 // Kill ends the server with SIGKILL, as a crash would, and returns when its
 // processes are gone. A server that is down already is left so.
 func (n *Node) Kill() error { return n.end((*process).kill) }
+
+// Control runs the program by which the server is administered, against this
+// node, and returns what it prints:
+//
+//	_, err := node.Control(ctx, "stop_app") // rabbitmqctl stop_app
+//
+// It fails, with what the program printed, when the program does or ctx ends
+// first; when the server is down; and for services that have no such program.
+// RabbitMQ's takes a second or two to start.
+func (n *Node) Control(ctx context.Context, args ...string) (string, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("services: %s %s: %w", n.service.control, strings.Join(args, " "), err)
+	}
+	switch {
+	case n.service.control == "":
+		return "", fmt.Errorf("services: %s has no control program", n.service.Name)
+	case len(n.processes) == 0:
+		return "", fail(errors.New("the server is down: start it first"))
+	}
+	server := n.processes[len(n.processes)-1].cmd
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(server.Path), n.service.control), args...)
+	cmd.Env, cmd.Dir, cmd.WaitDelay = server.Env, n.dir, stragglers
+	out, err := cmd.CombinedOutput()
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return "", fail(withLog(err, strings.TrimSpace(string(out))))
+	}
+	return string(out), nil
+}
 
 func (n *Node) end(one func(*process) error) error {
 	var errs []error

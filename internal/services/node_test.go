@@ -2,10 +2,12 @@ package services
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // reachable returns a directory that the user postgres can reach, too.
@@ -78,6 +80,47 @@ func TestAKilledNodeComesBackOnItsPort(t *testing.T) {
 			}
 			down(t, n, "Stop")
 		})
+	}
+}
+
+func TestControlRunsTheServersOwnProgramAgainstTheNode(t *testing.T) {
+	t.Parallel()
+	s := RabbitMQ()
+	installed(t, s)
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Kill() })
+	if out, err := n.Control(t.Context(), "eval", "node()."); err != nil || !strings.Contains(out, "parley@localhost") {
+		t.Errorf("Control(eval node) = %q, %v, want the node's name", out, err)
+	}
+	_, err = n.Control(t.Context(), "no_such_command")
+	if err == nil || !strings.HasPrefix(err.Error(), "services: rabbitmqctl no_such_command: ") || !strings.Contains(err.Error(), "\n\t") {
+		t.Errorf("Control(no_such_command) = %v, want an error with what rabbitmqctl prints", err)
+	}
+	stop := errors.New("enough")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, stop)
+	defer cancel()
+	if _, err := n.Control(ctx, "await_startup"); !errors.Is(err, stop) {
+		t.Errorf("Control() = %v, want the cause of its context", err)
+	}
+	if err := n.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Control(t.Context(), "status"); err == nil || !strings.Contains(err.Error(), "is down") {
+		t.Errorf("Control() of a node that is down = %v, want an error that says so", err)
+	}
+	none := &Node{service: Redis()}
+	if _, err := none.Control(t.Context(), "info"); err == nil || !strings.Contains(err.Error(), "no control program") {
+		t.Errorf("Control() of redis = %v, want an error", err)
+	}
+}
+
+func TestInstalledSaysWhatToInstall(t *testing.T) {
+	t.Setenv("PATH", "")
+	if err := Redis().Installed(); err == nil || !strings.Contains(err.Error(), "install redis-server") {
+		t.Errorf("Installed() = %v, want the package to install", err)
 	}
 }
 

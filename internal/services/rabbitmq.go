@@ -24,6 +24,7 @@ func RabbitMQ() Service {
 		greet:    greetAMQP,
 		find:     findRabbitMQ,
 		launch:   launchRabbitMQ,
+		control:  "rabbitmqctl",
 	}
 }
 
@@ -120,6 +121,7 @@ func rabbitEnv(dir string, port, epmdPort, distPort int) ([]string, error) {
 		"RABBITMQ_LOG_BASE=" + filepath.Join(dir, "log"),
 		"RABBITMQ_LOGS=-", // to standard output, whose end we keep
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}", // rabbitmqctl is an Erlang node too
 		// The script then becomes the broker instead of waiting for it, so that
 		// the process we signal, wait for and kill is the broker itself.
 		"detached=true",

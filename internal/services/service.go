@@ -35,6 +35,10 @@ type Service struct {
 	// find returns the server's program, or an error if it is not installed.
 	find func() (path string, err error)
 
+	// control is the name of the program by which a running server is
+	// administered, in the directory of the server's own. Empty means none.
+	control string
+
 	// launch starts the server on loopback, with all that it keeps below dir. It
 	// returns the processes, also those before a failure; the server is the last.
 	launch func(ctx context.Context, dir string, port int) ([]*process, error)
@@ -51,6 +55,15 @@ func All() []Service {
 		Redis(),
 		Postgres(),
 	}
+}
+
+// Installed returns nil when the server's program is there, so that
+// [Service.Start] can work, and otherwise says what is missing.
+func (s Service) Installed() error {
+	if _, err := s.find(); err != nil {
+		return fmt.Errorf("services: %s: install %s: %w", s.Name, strings.Join(s.Packages, " "), err)
+	}
+	return nil
 }
 
 // pick returns the names that the environment variable means: "all", "none", or

@@ -20,10 +20,17 @@ type Config struct {
 	// a group that is full waits. Default 10,000.
 	MaxBacklog int
 	// MaxDeadLetters is how many dead letters a group keeps. Beyond that, the
-	// oldest is dropped. 1 to 1,000,000. Default 10,000.
+	// oldest is dropped of those that no subscriber has in hand. 1 to 1,000,000.
+	// Default 10,000.
 	MaxDeadLetters int
 	// MaxPayload is the largest payload in bytes, at least 1. Default 1 MiB.
 	MaxPayload int
+	// Lease is how long a delivery may stay unsettled before it is taken back and
+	// comes again, unless Extend asks for longer, which the Consumer does. Up to a
+	// 32nd of it later is in time. At least 1ms, and not 0 where code is to be tested
+	// that will run on a broker whose leases expire, such as SQS. Default 0, which
+	// means never.
+	Lease time.Duration
 }
 
 const (
@@ -42,6 +49,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxPayload < 0 {
 		faults = append(faults, fmt.Sprintf("MaxPayload %d is negative", c.MaxPayload))
+	}
+	if c.Lease != 0 && c.Lease < time.Millisecond {
+		faults = append(faults, fmt.Sprintf("Lease %v is below 1ms", c.Lease))
 	}
 	if faults != nil {
 		return c, fmt.Errorf("memory: config: %s", strings.Join(faults, "; "))
@@ -87,7 +97,7 @@ func New(cfg Config) (*Broker, error) {
 
 // Promises states what the Broker guarantees: everything but durability.
 func (b *Broker) Promises() messaging.Promises {
-	return messaging.Promises{Ordered: true, Routed: true, MaxPayload: b.cfg.MaxPayload}
+	return messaging.Promises{Ordered: true, Routed: true, Lease: b.cfg.Lease, MaxPayload: b.cfg.MaxPayload}
 }
 
 // Publish hands a copy of each message to every group of the topic, and returns
@@ -196,15 +206,24 @@ func (b *Broker) reserve(ctx context.Context, g *group) error {
 }
 
 // DeadLetters returns copies of the messages that a group set aside, the oldest
-// first. Beside their own headers they carry those of [messaging.DeadHeaders].
-// It returns nil for a group that does not exist.
+// first, those that a subscriber has in hand included. Beside their own headers
+// they carry those of [messaging.DeadHeaders]. It returns nil for a group that
+// does not exist. Code that is to run on any broker uses [messaging.DeadLetters].
 func (b *Broker) DeadLetters(topic, group string) []messaging.Message {
 	b.mu.RLock()
-	groups := b.groups[topic]
+	g := b.find(topic, group)
 	b.mu.RUnlock()
-	for _, g := range groups {
+	if g == nil {
+		return nil
+	}
+	return g.dead.list()
+}
+
+// find returns a group, or nil when there is none. The caller holds mu.
+func (b *Broker) find(topic, group string) *group {
+	for _, g := range b.groups[topic] {
 		if g.name == group {
-			return g.deadLetters()
+			return g
 		}
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 )
 
 func TestNewReportsAllFaultsOnOneLine(t *testing.T) {
-	_, err := memory.New(memory.Config{MaxBacklog: -1, MaxDeadLetters: 1_000_001, MaxPayload: -2})
-	want := "memory: config: MaxBacklog -1 is outside 1..1000000; MaxDeadLetters 1000001 is outside 1..1000000; MaxPayload -2 is negative"
+	_, err := memory.New(memory.Config{MaxBacklog: -1, MaxDeadLetters: 1_000_001, MaxPayload: -2, Lease: time.Microsecond})
+	want := "memory: config: MaxBacklog -1 is outside 1..1000000; MaxDeadLetters 1000001 is outside 1..1000000; MaxPayload -2 is negative; Lease 1µs is below 1ms"
 	if err == nil || err.Error() != want {
 		t.Errorf("New() = %v, want %s", err, want)
 	}

@@ -14,8 +14,10 @@
 // Each group is a queue of at most MaxBacklog messages that are not settled.
 // Publish puts a copy into the queue of every group of the topic. A retry waits
 // in a heap, by the monotonic clock, and then joins the end of the queue; a
-// release goes back to where the message was. Dead letters are kept in order,
-// for [Broker.DeadLetters].
+// release goes back to where the message was. Dead letters are kept in order, for
+// subscriptions to DeadLetters and for [Broker.DeadLetters], which does not wait.
+// With Config.Lease, one timer for each subscriber takes back what is not settled
+// in time; dead letters in hand have no lease.
 //
 // # Guarantees
 //
@@ -26,6 +28,8 @@
 //   - Publish waits while a group is full, until a message of that group is
 //     settled or its context ends: nothing is dropped, and memory is bounded. So
 //     a group without subscribers holds publishers up, in the end.
+//   - With a Lease, an unsettled delivery is taken back and comes again when its
+//     lease is over; those that are lost together come again in their order.
 //   - An idle Broker has no goroutine but those that call Subscribe.
 //
 // Not guaranteed: that anything outlives the process or Close; that dead letters
@@ -36,6 +40,8 @@
 //
 // A backlog of 10,000 messages rides out a short stall of a group. Payloads of
 // at most 1 MiB are what most brokers take, so that a program can move to one.
+// Deliveries are not leased: who holds one is in the same process, and cannot be
+// gone without it.
 //
 // # Composition
 //

@@ -2,7 +2,6 @@ package memory
 
 import (
 	"container/heap"
-	"maps"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -25,10 +24,9 @@ type group struct {
 
 	aside    atomic.Int64 // len(returned) + len(delayed), to be read without mu
 	mu       sync.Mutex
-	returned entries             // guarded by mu; released ones, by seq: they go out before what is ready
-	delayed  entries             // guarded by mu; retries that are not due, by due
-	dead     []messaging.Message // guarded by mu; the oldest first
-	maxDead  int
+	returned entries // guarded by mu; released ones, by seq: they go out before what is ready
+	delayed  entries // guarded by mu; retries that are not due, by due
+	dead     graveyard
 }
 
 // An entry is a message in a group.
@@ -42,7 +40,7 @@ type entry struct {
 
 func newGroup(topic, name string, base time.Time, cfg Config) *group {
 	return &group{
-		topic: topic, name: name, base: base, maxDead: cfg.MaxDeadLetters,
+		topic: topic, name: name, base: base, dead: graveyard{limit: cfg.MaxDeadLetters, changed: make(chan struct{})},
 		places: make(chan struct{}, cfg.MaxBacklog), ready: make(chan *entry, cfg.MaxBacklog), nudge: make(chan struct{}, 1),
 	}
 }
@@ -115,10 +113,13 @@ func (g *group) recall() (e *entry, wait time.Duration) {
 	return e, wait
 }
 
-// release puts e back where it was, before what was first delivered after it.
-func (g *group) release(e *entry) {
-	e.redelivered, e.order = true, e.seq
-	g.setAside(&g.returned, e)
+// release puts entries back where they were, before what was first delivered after
+// them, and all at once: nobody takes one before an earlier one is there.
+func (g *group) release(es ...*entry) {
+	for _, e := range es {
+		e.redelivered, e.order = true, e.seq
+	}
+	g.setAside(&g.returned, es...)
 }
 
 // retry puts e at the end of what is ready, once after is over.
@@ -134,37 +135,14 @@ func (g *group) retry(e *entry, after time.Duration) {
 	g.setAside(&g.delayed, e)
 }
 
-func (g *group) setAside(to *entries, e *entry) {
+func (g *group) setAside(to *entries, es ...*entry) {
 	g.mu.Lock()
-	heap.Push(to, e)
+	for _, e := range es {
+		heap.Push(to, e)
+	}
 	g.aside.Store(int64(len(g.returned) + len(g.delayed)))
 	g.mu.Unlock()
 	g.wake()
-}
-
-// bury puts m among the dead letters, with headers that say why.
-func (g *group) bury(m messaging.Message, why map[string]string) {
-	headers := make(map[string]string, len(m.Headers)+len(why))
-	maps.Copy(headers, m.Headers)
-	maps.Copy(headers, why)
-	m.Headers = headers
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.dead) == g.maxDead {
-		g.dead[0] = messaging.Message{}
-		g.dead = g.dead[1:]
-	}
-	g.dead = append(g.dead, m)
-}
-
-func (g *group) deadLetters() []messaging.Message {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	dead := make([]messaging.Message, len(g.dead))
-	for i, m := range g.dead {
-		dead[i] = m.Clone()
-	}
-	return dead
 }
 
 // entries is a heap by order, then seq.

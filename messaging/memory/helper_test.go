@@ -63,6 +63,12 @@ type subscription struct {
 // subscribe runs Subscribe for a group of topic t. A nil deliver accepts all.
 func subscribe(t *testing.T, b *memory.Broker, group string, prefetch int, deliver messaging.Deliver) *subscription {
 	t.Helper()
+	return subscribeTo(t, b, messaging.Subscription{Topic: "t", Group: group, Prefetch: prefetch}, deliver)
+}
+
+// subscribeTo runs Subscribe. A nil deliver accepts all.
+func subscribeTo(t *testing.T, b *memory.Broker, sub messaging.Subscription, deliver messaging.Deliver) *subscription {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &subscription{t: t, cancel: cancel, arrivals: make(chan arrival, 10_000), done: make(chan error, 1)}
 	if deliver == nil {
@@ -71,9 +77,7 @@ func subscribe(t *testing.T, b *memory.Broker, group string, prefetch int, deliv
 			return nil
 		}
 	}
-	go func() {
-		s.done <- b.Subscribe(ctx, messaging.Subscription{Topic: "t", Group: group, Prefetch: prefetch}, deliver)
-	}()
+	go func() { s.done <- b.Subscribe(ctx, sub, deliver) }()
 	synctest.Wait()
 	return s
 }

@@ -18,8 +18,9 @@ type subscriber struct {
 	prefetch int
 	freed    chan struct{} // told when open drops below prefetch, and to 0
 
-	mu   sync.Mutex
-	open map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
+	mu     sync.Mutex
+	open   map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
+	expiry expiry                // guarded by mu
 }
 
 // Subscribe hands the messages of a group to deliver, one after the other, until
@@ -30,6 +31,10 @@ type subscriber struct {
 // The group exists from its first Subscribe until the Broker is closed, with
 // subscribers or without. Several subscribers of one group share its messages;
 // order by Key then holds within each of them.
+//
+// A subscription to DeadLetters is [messaging.ErrNotFound] for a group that does
+// not exist, so that a wrong name makes none. Its Retry waits while the group's
+// backlog is full, until the context of Settle ends.
 func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
 	s, err := messaging.CheckSubscription(s)
 	if err == nil && deliver == nil {
@@ -37,6 +42,9 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 	}
 	if err != nil {
 		return err
+	}
+	if s.DeadLetters {
+		return b.readDead(ctx, s, deliver)
 	}
 	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	sub := &subscriber{broker: b, prefetch: s.Prefetch, freed: make(chan struct{}, 1), open: map[*handout]struct{}{}}
@@ -141,6 +149,9 @@ func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Del
 	}}
 	s.mu.Lock()
 	s.open[h] = struct{}{}
+	if s.broker.cfg.Lease > 0 {
+		lease = s.grant(lease, h)
+	}
 	s.mu.Unlock()
 	accepted := false
 	defer func() { // also when deliver panics or calls runtime.Goexit
@@ -164,6 +175,7 @@ func (s *subscriber) lose() {
 	s.mu.Lock()
 	open := s.open
 	s.open = nil
+	s.expiry.stop()
 	s.mu.Unlock()
 	for h := range open {
 		if h.state.CompareAndSwap(held, lost) {
@@ -178,11 +190,19 @@ func (s *subscriber) settled(h *handout) {
 	delete(s.open, h)
 	n := len(s.open)
 	s.mu.Unlock()
+	if h.end != nil {
+		h.end(nil)
+	}
 	if n == 0 || n == s.prefetch-1 {
-		select {
-		case s.freed <- struct{}{}:
-		default:
-		}
+		s.free()
+	}
+}
+
+// free has run look again at how much is open.
+func (s *subscriber) free() {
+	select {
+	case s.freed <- struct{}{}:
+	default:
 	}
 }
 
@@ -192,6 +212,9 @@ type handout struct {
 	sub   *subscriber
 	entry *entry
 	state atomic.Int32 // held, settled or lost
+
+	end   func(error)   // ends the lease of its own, if it has one
+	until time.Duration // when that is over, since group.base; guarded by sub.mu
 }
 
 // The states of a handout. It leaves held once, for good.
@@ -225,7 +248,7 @@ func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
 		}
 		g.retry(e, v.After)
 	case messaging.DeadLetter:
-		g.bury(e.msg, messaging.DeadHeaders(&messaging.Delivery{Topic: g.topic, Group: g.name, Attempt: e.attempt}, v, time.Now()))
+		g.dead.bury(e.msg, messaging.DeadHeaders(&messaging.Delivery{Topic: g.topic, Group: g.name, Attempt: e.attempt}, v, time.Now()))
 		g.free()
 	case messaging.Release:
 		g.release(e)
@@ -235,6 +258,3 @@ func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
 	}
 	return nil
 }
-
-// Extend implements [messaging.Settler]. The leases of this Broker do not expire.
-func (h *handout) Extend(context.Context, time.Duration) error { return nil }

@@ -13,23 +13,12 @@ import (
 // patience bounds every wait. It asserts nothing about speed.
 const patience = 30 * time.Second
 
-// A DeadLetterReader is a [messaging.Broker] that can show its dead letters. How
-// they are read differs from broker to broker, so it is no part of a Broker:
-// a test whose adapter has no such method wraps it in a type that has. Without
-// it, the subtest that looks into dead letters is skipped.
-type DeadLetterReader interface {
-	messaging.Broker
-	// DeadLetters returns the dead letters of a group, the oldest first, once
-	// there are at least n of them or ctx has ended.
-	DeadLetters(ctx context.Context, topic, group string, n int) ([]messaging.Message, error)
-}
-
 // Run holds the brokers that open returns to the guarantees of package messaging
 // and to their own Promises. Each call of open returns a new Broker on the same
 // server, where what is durable stays. Run closes it.
 func Run(t *testing.T, open func(t *testing.T) messaging.Broker) {
 	t.Helper()
-	for _, group := range [][]guarantee{publishing(), subscribing(), settling(), closing(), consuming()} {
+	for _, group := range [][]guarantee{publishing(), subscribing(), settling(), leasing(), deadLettering(), closing(), consuming()} {
 		for _, g := range group {
 			t.Run(g.name, func(t *testing.T) {
 				t.Parallel()

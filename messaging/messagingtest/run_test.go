@@ -23,6 +23,7 @@ const variable = "MESSAGINGTEST_FAULT"
 // says in place of the Broker inside.
 type faulty struct {
 	*memory.Broker
+	lease     time.Duration // of the Broker inside
 	publish   func(ctx context.Context, b *memory.Broker, topic string, msgs []messaging.Message) error
 	deliver   func(messaging.Deliver) messaging.Deliver
 	settle    func(ctx context.Context, s messaging.Settler, v messaging.Verdict) error
@@ -69,10 +70,6 @@ func (f faulty) Close(ctx context.Context) error {
 	return f.Broker.Close(ctx)
 }
 
-func (f faulty) DeadLetters(_ context.Context, topic, group string, _ int) ([]messaging.Message, error) {
-	return f.Broker.DeadLetters(topic, group), nil
-}
-
 type settler struct {
 	messaging.Settler
 	settle func(context.Context, messaging.Settler, messaging.Verdict) error
@@ -81,6 +78,11 @@ type settler struct {
 func (s settler) Settle(ctx context.Context, v messaging.Verdict) error {
 	return s.settle(ctx, s.Settler, v)
 }
+
+// deaf ignores Extend.
+type deaf struct{ messaging.Settler }
+
+func (deaf) Extend(context.Context, time.Duration) error { return nil }
 
 // altered returns a fault that changes each delivery.
 func altered(change func(*messaging.Delivery)) faulty {
@@ -109,7 +111,7 @@ type fault struct {
 }
 
 func faults() map[string]fault {
-	return map[string]fault{
+	all := map[string]fault{
 		"loses a header": {
 			altered(func(d *messaging.Delivery) { delete(d.Headers, "empty") }), "a message arrives as it was published", false,
 		},
@@ -266,6 +268,13 @@ func faults() map[string]fault {
 				}
 			}}, "a receiver's changes reach no other group and no later attempt", false,
 		},
+		"hands out twice what a Consumer extends": {
+			faulty{lease: time.Second, deliver: func(next messaging.Deliver) messaging.Deliver {
+				return func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+					return next(lease, d, deaf{s})
+				}
+			}}, "a Consumer invokes a handler once that takes longer than the lease", false,
+		},
 		"fails to close twice": {
 			faulty{close: func(ctx context.Context, b *memory.Broker) error {
 				err := b.Publish(ctx, "t", messaging.NewMessage("m", nil))
@@ -279,18 +288,25 @@ func faults() map[string]fault {
 			faulty{promises: func(p *messaging.Promises) { p.Durable = true }}, "what is published outlives the Broker", true,
 		},
 	}
+	maps.Copy(all, deadFaults())
+	maps.Copy(all, leaseFaults())
+	return all
 }
 
 // TestSuite runs the suite with the fault that the environment names, or with
 // none.
 func TestSuite(t *testing.T) {
 	broker := faulty{}
-	if name := os.Getenv(variable); name != "" {
+	switch name := os.Getenv(variable); name {
+	case "":
+	case noFault:
+		broker = leased(testLease, true)
+	default:
 		broker = faults()[name].broker
 	}
 	messagingtest.Run(t, func(t *testing.T) messaging.Broker {
 		t.Helper()
-		b, err := memory.New(memory.Config{})
+		b, err := memory.New(memory.Config{Lease: broker.lease})
 		if err != nil {
 			t.Fatal(err)
 		}

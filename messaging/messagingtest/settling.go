@@ -1,12 +1,8 @@
 package messagingtest
 
 import (
-	"context"
 	"errors"
-	"maps"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -18,7 +14,6 @@ func settling() []guarantee {
 		{name: "a Retry with KeepAttempt leaves Attempt as it is", check: keepAttempt},
 		{name: "Release comes again with Attempt as it was", check: release},
 		{name: "DeadLetter ends a message for its group", check: deadLetterEnds},
-		{name: "a dead letter is the message byte for byte with the reason", check: deadLetterContent},
 		{name: "the first Settle wins and later ones do nothing", check: firstSettle},
 		{name: "a receiver's changes reach no other group and no later attempt", check: receiverReuse},
 		{name: "Extend succeeds while a delivery is held", check: extend},
@@ -100,55 +95,6 @@ func deadLetterEnds(h *harness) {
 	sub.stop()
 	h.ack(other.receive()) // for whom it is alive
 	h.nothingLeft()
-}
-
-func deadLetterContent(h *harness) {
-	reader, ok := h.broker.(DeadLetterReader)
-	if !ok {
-		h.Skip("the broker under test is no DeadLetterReader")
-	}
-	const longest = 1 << 10
-	sub := h.group("g")
-	want := messaging.Message{
-		ID: "id", Type: "T", Source: "/s", Subject: "sub", Key: "k", ContentType: "text/plain", Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
-		Headers: map[string]string{"mine": "kept"}, Payload: []byte("\x00\xff{not json"),
-	}
-	h.publish(want)
-	h.settle(sub.receive(), messaging.Verdict{Kind: messaging.Retry, After: time.Millisecond})
-	a := sub.receive()
-	a.Payload, a.Headers = []byte("changed by the handler"), nil
-	before := time.Now()
-	h.settle(a, messaging.Verdict{Kind: messaging.DeadLetter, Reason: messaging.ReasonExhausted, Err: errors.New("\x00\xff" + strings.Repeat("ü", longest))})
-	sub.stop()
-
-	ctx, cancel := context.WithTimeout(h.ctx, patience)
-	defer cancel()
-	dead, err := reader.DeadLetters(ctx, h.topic, "g", 1)
-	if err != nil || len(dead) != 1 {
-		h.Fatalf("DeadLetters() = %d messages, %v, want 1, nil", len(dead), err)
-	}
-	got := dead[0].Headers
-	for name, want := range map[string]string{
-		messaging.HeaderDeadReason:   messaging.ReasonExhausted,
-		messaging.HeaderDeadAttempts: "2",
-		messaging.HeaderDeadTopic:    h.topic,
-		messaging.HeaderDeadGroup:    "g",
-	} {
-		if got[name] != want {
-			h.Errorf("header %s = %q, want %q", name, got[name], want)
-		}
-	}
-	if text := got[messaging.HeaderDeadError]; !strings.Contains(text, "üüü") || len(text) > longest || !utf8.ValidString(text) || strings.Contains(text, "\x00") {
-		h.Errorf("header %s = %d bytes %.40q, want at most %d of UTF-8 without NUL", messaging.HeaderDeadError, len(text), text, longest)
-	}
-	at, err := time.Parse(time.RFC3339Nano, got[messaging.HeaderDeadTime])
-	if err != nil || at.Before(before.Add(-time.Hour)) || at.After(before.Add(time.Hour)) {
-		h.Errorf("header %s = %q, want the time at which it was set aside", messaging.HeaderDeadTime, got[messaging.HeaderDeadTime])
-	}
-	maps.DeleteFunc(dead[0].Headers, func(name, _ string) bool { return strings.HasPrefix(name, "msg-dlq-") })
-	if fault := differs(dead[0], want); fault != "" {
-		h.Error(fault)
-	}
 }
 
 func firstSettle(h *harness) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 func subscribing() []guarantee {
 	return []guarantee{
 		{name: "Subscribe refuses an invalid subscription", check: invalidSubscription},
+		{name: "OnReady comes before the first delivery and OnLost only after it", check: hooks},
 		{name: "the subscribers of a group share its messages", check: sharing},
 		{name: "no more than Prefetch deliveries are unsettled", check: prefetch},
 		{name: "a delivery that is not accepted comes again", check: notAccepted},
@@ -36,6 +38,59 @@ func invalidSubscription(h *harness) {
 		if !errors.Is(err, messaging.ErrInvalid) {
 			h.Errorf("Subscribe() with %s = %v, want ErrInvalid", name, err)
 		}
+	}
+}
+
+func hooks(h *harness) {
+	var mu sync.Mutex
+	var log []string
+	note := func(s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		log = append(log, s)
+	}
+	ready, arrivals := make(chan struct{}), make(chan arrival, 1)
+	once := sync.OnceFunc(func() { close(ready) })
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	h.group("g").stop()
+	h.publish(message("m")) // which waits for whoever comes too early
+	ended := make(chan error, 1)
+	h.running.Go(func() {
+		ended <- h.broker.Subscribe(ctx, messaging.Subscription{
+			Topic: h.topic, Group: "g",
+			OnReady: func() { note("ready"); once() },
+			OnLost: func(err error) {
+				if err == nil {
+					h.Error("OnLost was called without a reason")
+				}
+				note("lost")
+			},
+		}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+			note("delivery")
+			arrivals <- arrival{d, s, lease, time.Now()}
+			return nil
+		})
+	})
+	await(h, ready, "the call of OnReady")
+	h.ack(await(h, arrivals, "the delivery"))
+	cancel()
+	if err := await(h, ended, "the end of Subscribe"); err != nil {
+		h.Errorf("Subscribe() = %v, want nil", err)
+	}
+	// A connection may come and go while the test runs; the end of ctx is no
+	// interruption.
+	up := false
+	for i, s := range log {
+		if up == (s == "ready") {
+			h.Fatalf("call %d is out of order in %s", i, strings.Join(log, ", "))
+		}
+		if s != "delivery" {
+			up = s == "ready"
+		}
+	}
+	if !up {
+		h.Errorf("OnLost was the last call in %s, though ctx ended the subscription", strings.Join(log, ", "))
 	}
 }
 

@@ -114,35 +114,39 @@ func encode(m *messaging.Message, source string) amqp.Publishing {
 // decode returns d as this library has it, and what is left of its delay. It
 // reads what any AMQP program may have published: what is not text becomes text
 // or, for lists and tables, is left out, and so are headers whose names no
-// Message can have. What it says of its attempt and its wait counts only when it
+// Message can have; CloudEvents extensions become headers of their names. What it
+// says of its attempt and its wait counts only when it
 // comes over the default exchange, as retries do: what is published to the topic
 // begins anew.
 func decode(d *amqp.Delivery, topic, group string) (msg *messaging.Delivery, rest time.Duration) {
 	headers := canonical(d.Headers)
 	m := messaging.Message{
-		ID:          attribute(headers, ceID, d.MessageId),
-		Type:        attribute(headers, ceType, d.Type),
-		Source:      attribute(headers, ceSource, ""),
-		Subject:     attribute(headers, ceSubject, ""),
-		Key:         attribute(headers, ceKey, ""),
-		ContentType: attribute(headers, ceContentType, d.ContentType),
+		ID:          clean(d.MessageId),
+		Type:        clean(d.Type),
+		ContentType: clean(d.ContentType),
 		Time:        d.Timestamp,
 		Payload:     bytes.Clone(d.Body), // the receiver may change it, and a successor must not
 	}
-	if t, err := time.Parse(time.RFC3339Nano, attribute(headers, ceTime, "")); err == nil {
-		m.Time = t
-	}
 	for name, field := range headers {
-		own := strings.HasPrefix(name, reserved) && !strings.HasPrefix(name, headersDead)
-		if own || isAttribute(name) || isBrokers(name) || !isName(name) {
+		value, ok := text(field)
+		if !ok {
 			continue
 		}
-		if value, ok := text(field); ok {
-			if m.Headers == nil {
-				m.Headers = make(map[string]string, len(headers))
-			}
-			m.Headers[name] = value
+		attribute, isCE := strings.CutPrefix(name, cePrefix)
+		if isCE && m.SetAttribute(attribute, value) {
+			continue
 		}
+		if _, twice := headers[attribute]; isCE && twice {
+			continue // a header of the extension's own name wins
+		}
+		own := strings.HasPrefix(attribute, reserved) && (isCE || !strings.HasPrefix(attribute, headersDead))
+		if own || isBrokers(attribute) || !isName(attribute) {
+			continue
+		}
+		if m.Headers == nil {
+			m.Headers = make(map[string]string, len(headers))
+		}
+		m.Headers[attribute] = value
 	}
 	if m.ID == "" {
 		m.ID = synthesise(d)
@@ -180,6 +184,38 @@ func dead(d *amqp.Delivery, s messaging.Subscription, v messaging.Verdict, attem
 		p.Headers[name] = value
 	}
 	return p
+}
+
+// still returns the successor of a dead letter that stays one, for the reasons it
+// has.
+func still(d *amqp.Delivery) amqp.Publishing {
+	p := successor(d)
+	for name, field := range d.Headers {
+		if strings.HasPrefix(name, headersDead) {
+			p.Headers[name] = field
+		}
+	}
+	return p
+}
+
+// explain gives a dead letter that RabbitMQ has set aside by itself the headers of
+// any other. RabbitMQ says why in a header x-death.
+func explain(d *amqp.Delivery, s messaging.Subscription) {
+	if _, ok := d.Headers[messaging.HeaderDeadReason]; ok {
+		return
+	}
+	deaths, _ := d.Headers["x-death"].([]any)
+	if len(deaths) == 0 {
+		return
+	}
+	death, _ := deaths[0].(amqp.Table) // the latest
+	reason, _ := text(death["reason"])
+	at, _ := death["time"].(time.Time)
+	attempt := max(1, number(d.Headers[headerAttempt]))
+	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: int(attempt)}, messaging.Verdict{Reason: reason}, at)
+	for name, value := range why {
+		d.Headers[name] = value
+	}
 }
 
 // successor returns d as it was published, with what RabbitMQ added and what

@@ -50,7 +50,7 @@ func TestAMessageComesBackAsItWasPublished(t *testing.T) {
 	for name, m := range map[string]messaging.Message{
 		"with everything": {
 			ID: "1", Type: "OrderPlaced", Source: "/orders", Subject: "456", Key: "123", ContentType: "application/json",
-			Time: time.Now(), Headers: map[string]string{"traceparent": "00-ab", "X.y_z-1": "", "cloudEvents_custom": "v"}, Payload: []byte{0, 1, 255},
+			Time: time.Now(), Headers: map[string]string{"traceparent": "00-ab", "X.y_z-1": ""}, Payload: []byte{0, 1, 255},
 		},
 		"with an ID alone":                {ID: "1"},
 		"with values too long for AMQP":   {ID: long, Type: long, Source: long, Subject: long, Key: long, ContentType: long},
@@ -275,9 +275,10 @@ func TestCloudEventsWithEitherPrefixHaveTheirAttributes(t *testing.T) {
 		headers["cloudEvents:"+name] = value
 	}
 	headers[ceSubject] = "preferred"
+	headers["cloudEvents:extension"] = int64(5)
 	want := messaging.Message{
 		ID: "1", Type: "T", Source: "/s", Subject: "preferred", Key: "k", ContentType: "text/plain", Time: when,
-		Headers: map[string]string{"cloudEvents_specversion": "1.0"},
+		Headers: map[string]string{"extension": "5"},
 	}
 	d := &amqp.Delivery{Exchange: "e", Headers: headers}
 	retry := again(d, 2, 0)
@@ -294,8 +295,19 @@ func TestCloudEventsWithEitherPrefixHaveTheirAttributes(t *testing.T) {
 			t.Errorf("the copy has the header %s", name)
 		}
 	}
-	if len(headers) != 9 {
+	if len(headers) != 10 {
 		t.Error("decode() changed the delivery")
+	}
+}
+
+func TestExtensionsOfCloudEventsTakeNoOtherHeadersPlace(t *testing.T) {
+	t.Parallel()
+	d := &amqp.Delivery{Headers: amqp.Table{
+		"tenant": "own", cePrefix + "tenant": "extension", cePrefix + "msg-dlq-reason": "forged", cePrefix + "x-death": "forged", cePrefix: "nameless",
+	}}
+	got, _ := decode(d, "t", "g")
+	if diff := cmp.Diff(map[string]string{"tenant": "own"}, got.Headers); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
 	}
 }
 

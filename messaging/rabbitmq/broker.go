@@ -27,6 +27,7 @@ type Broker struct {
 	in      link[*connection] // all consuming
 	closing chan struct{}     // closed when Close begins
 	answer  time.Duration     // how long RabbitMQ has to answer a request
+	routes  routes
 
 	mu      sync.Mutex
 	closed  bool           // guarded by mu
@@ -60,12 +61,15 @@ func (b *Broker) Promises() messaging.Promises {
 // for each message, nil or one of:
 //
 //   - [messaging.ErrInvalid], [messaging.ErrTooLarge]: before the network.
-//   - [messaging.ErrUnroutable]: no group has ever subscribed to topic.
+//   - [messaging.ErrUnroutable]: no group has ever subscribed to topic, or all
+//     that had are gone for 10s.
 //   - [messaging.ErrRefused]: a queue is full or has failed.
 //   - [messaging.ErrNotConfirmed] and the cause of ctx: it was sent, and ctx
 //     ended before the answer. It may have been stored.
 //   - the cause of ctx alone: it was not sent.
 //   - [messaging.ErrDenied], [messaging.ErrTopology], [messaging.ErrClosed].
+//   - [messaging.ErrNotFound]: there is no exchange of that name, and
+//     Config.Passive is set.
 //
 // A lost connection is not an error while ctx lasts: what was not confirmed is
 // sent again on the next connection, with the same ID, so that groups may
@@ -77,40 +81,51 @@ func (b *Broker) Promises() messaging.Promises {
 // confirmation: one call with many messages is much faster than many calls in a
 // row.
 func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Message) error {
-	errs := make([]error, len(msgs))
-	if err := messaging.Check(topic, maxPayload, msgs); err != nil {
-		batch, ok := errors.AsType[*messaging.BatchError](err)
-		if !ok {
-			return err
-		}
-		copy(errs, batch.Errs)
-	}
 	if len(msgs) == 0 {
-		return nil
+		return messaging.Check(topic, maxPayload, nil)
 	}
-	items := make([]*item, 0, len(msgs))
-	taken := make([]*item, len(msgs))
+	errs := refuse(topic, msgs)
+	items := make([]item, len(msgs))
+	todo := make([]*item, 0, len(msgs))
 	for i := range msgs {
-		if errs[i] == nil {
-			errs[i] = check(topic, &msgs[i])
-		}
-		if errs[i] == nil {
-			taken[i] = &item{key: routingKey(&msgs[i]), msg: encode(&msgs[i], b.set.Source)}
-			items = append(items, taken[i])
+		if errs == nil || errs[i] == nil {
+			items[i].key, items[i].msg = routingKey(&msgs[i]), encode(&msgs[i], b.set.Source)
+			todo = append(todo, &items[i])
 		}
 	}
-	b.publish(ctx, b.set.toTopic(topic), items)
-	failed := len(items) < len(msgs)
-	for i, it := range taken {
-		if it != nil && it.err != nil {
-			errs[i] = fmt.Errorf("rabbitmq: publish: %w", it.err)
-			failed = true
+	b.publish(ctx, toTopic(topic), todo)
+	for i := range items {
+		if err := items[i].err; err != nil {
+			if errs == nil {
+				errs = make([]error, len(msgs))
+			}
+			errs[i] = fmt.Errorf("rabbitmq: publish: %w", err)
 		}
 	}
-	if failed {
+	if errs != nil {
 		return &messaging.BatchError{Errs: errs}
 	}
 	return nil
+}
+
+// refuse returns for each message why it cannot be published, or nil when all can.
+func refuse(topic string, msgs []messaging.Message) []error {
+	var errs []error
+	if batch, ok := errors.AsType[*messaging.BatchError](messaging.Check(topic, maxPayload, msgs)); ok {
+		errs = batch.Errs
+	}
+	for i := range msgs {
+		if errs != nil && errs[i] != nil {
+			continue
+		}
+		if err := check(topic, &msgs[i]); err != nil {
+			if errs == nil {
+				errs = make([]error, len(msgs))
+			}
+			errs[i] = err
+		}
+	}
+	return errs
 }
 
 // Close ends all Publish and Subscribe calls with [messaging.ErrClosed], waits

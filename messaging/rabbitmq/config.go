@@ -45,6 +45,14 @@ type Config struct {
 	// A longer one than the longest passes through several. Default 1s, 5s, 30s,
 	// 2m, 10m.
 	RetryDelays []time.Duration
+	// Passive makes nothing on RabbitMQ: no exchange, no queue, no binding. It is
+	// for users without the permission configure, whose topology others create. What
+	// is missing is an error that says how to create it, in Subscribe and in Publish;
+	// that each T.G is bound to its T cannot be seen. The user then needs the
+	// permission write on the exchange to publish, and to consume, read on the
+	// group's queues and write on the default exchange, "amq.default". Default
+	// false.
+	Passive bool
 	// Heartbeat is how often the two ends show each other that they are alive. A
 	// silent connection is given up after one and a half of it. In seconds, 1s to
 	// 10m. Default 10s.

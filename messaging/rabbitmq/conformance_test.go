@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -19,23 +18,31 @@ func TestBrokerKeepsItsPromises(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			serverURL(t)
 			messagingtest.Run(t, func(t *testing.T) messaging.Broker {
-				o := &observed{admin: newAdmin(t), groups: map[[2]string]bool{}}
-				t.Cleanup(o.forget)
-				b, err := rabbitmq.New(rabbitmq.Config{
-					URL: serverURL(t), Classic: classic, RetryDelays: rungs[:4], Logger: slog.New(slog.DiscardHandler),
-				})
-				if err != nil {
-					t.Fatalf("New() = %v, want nil", err)
-				}
-				o.Broker = b
-				return o
+				return observe(t, rabbitmq.Config{Classic: classic, RetryDelays: rungs[:4]})
 			})
 		})
 	}
 }
 
-// observed is a Broker that can show its dead letters, and knows what it has
-// declared.
+func BenchmarkBroker(b *testing.B) {
+	messagingtest.Bench(b, func(b *testing.B) messaging.Broker { return observe(b, rabbitmq.Config{RetryDelays: rungs[:1]}) })
+}
+
+// observe returns a Broker whose queues and exchanges are deleted at the end.
+func observe(tb testing.TB, cfg rabbitmq.Config) messaging.Broker {
+	tb.Helper()
+	o := &observed{admin: newAdmin(tb), groups: map[[2]string]bool{}}
+	tb.Cleanup(o.forget)
+	cfg.URL, cfg.Logger = serverURL(tb), slog.New(slog.DiscardHandler)
+	b, err := rabbitmq.New(cfg)
+	if err != nil {
+		tb.Fatalf("New() = %v, want nil", err)
+	}
+	o.Broker = b
+	return o
+}
+
+// observed is a Broker that knows what it has declared.
 type observed struct {
 	*rabbitmq.Broker
 	admin *admin
@@ -68,31 +75,4 @@ func (o *observed) forget() {
 		}
 		_ = o.admin.do(func(ch *amqp.Channel) error { return ch.ExchangeDelete(g[0], false, false) })
 	}
-}
-
-// DeadLetters implements messagingtest.DeadLetterReader: it consumes the dead
-// letters as another group would, and gives them back.
-func (o *observed) DeadLetters(ctx context.Context, topic, group string, n int) ([]messaging.Message, error) {
-	var msgs []messaging.Message
-	err := o.admin.do(func(ch *amqp.Channel) error {
-		deliveries, err := ch.ConsumeWithContext(ctx, topic+"."+group+".dlq", "", false, false, false, false, nil)
-		if err != nil {
-			return err
-		}
-		for len(msgs) < n {
-			select {
-			case d := <-deliveries:
-				msgs = append(msgs, rabbitmq.Decode(&d))
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		select { // a moment for more than there should be
-		case d := <-deliveries:
-			msgs = append(msgs, rabbitmq.Decode(&d))
-		case <-time.After(moment):
-		}
-		return nil
-	})
-	return msgs, err
 }

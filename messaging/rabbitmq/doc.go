@@ -48,7 +48,8 @@
 // exact Time are headers with the names of the CloudEvents AMQP binding
 // (cloudEvents_source, cloudEvents_subject, cloudEvents_partitionkey and
 // cloudEvents_time), and so is what exceeds the 255 bytes of a property. The
-// prefix "cloudEvents:", which that binding allows too, is read alike. The
+// prefix "cloudEvents:", which that binding allows too, is read alike; extensions
+// of CloudEvents become Headers of their names. The
 // attempt travels in the header msg-attempt, and what is left of a long delay in
 // msg-wait. They count only in messages that come over the default exchange, as
 // retries do; whoever publishes to the topic cannot set them.
@@ -68,6 +69,8 @@
 //     of concurrent callers.
 //   - A lost connection, a deleted exchange or a deleted queue is no error while
 //     the context lasts; wrong credentials and conflicting settings are, at once.
+//     A subscriber looks every 5s whether its exchange is still there, and makes
+//     its queue again at once; until then Publish tries again, for up to 10s.
 //   - Every call ends with its context, also while the broker is silent or blocks
 //     publishers.
 //   - A delivery is acknowledged only after its retry or its dead letter is

@@ -15,7 +15,8 @@ import (
 
 // permanent reports whether trying again cannot mend err.
 func permanent(err error) bool {
-	return errors.Is(err, messaging.ErrDenied) || errors.Is(err, messaging.ErrTopology) || errors.Is(err, messaging.ErrClosed)
+	return errors.Is(err, messaging.ErrDenied) || errors.Is(err, messaging.ErrTopology) ||
+		errors.Is(err, messaging.ErrNotFound) || errors.Is(err, messaging.ErrClosed)
 }
 
 // dialError says what a failure to connect means.
@@ -41,13 +42,16 @@ func dialError(err error) error {
 // refused returns what it means that the server refused a declaration, or nil
 // when err is not about the declaration but about the connection.
 func refused(err error) error {
+	if permanent(err) {
+		return err
+	}
 	e, ok := errors.AsType[*amqp.Error](err)
 	if !ok || !e.Server || !e.Recover {
 		return nil
 	}
 	switch e.Code {
 	case amqp.AccessRefused:
-		return fmt.Errorf("%w: the user needs the permissions configure, write and read: %s", messaging.ErrDenied, e.Reason)
+		return fmt.Errorf("%w: the user needs the permissions configure (save with Config.Passive), write and read: %s", messaging.ErrDenied, e.Reason)
 	case amqp.PreconditionFailed:
 		return fmt.Errorf("%w: delete the old one, or configure the same settings: %s", messaging.ErrTopology, e.Reason)
 	}

@@ -81,7 +81,12 @@ type admin struct {
 
 func newAdmin(t testing.TB) *admin {
 	t.Helper()
-	c, err := amqp.Dial(serverURL(t))
+	return adminAt(t, serverURL(t))
+}
+
+func adminAt(t testing.TB, url string) *admin {
+	t.Helper()
+	c, err := amqp.Dial(url)
 	if err != nil {
 		t.Fatalf("connect to RabbitMQ: %v", err)
 	}

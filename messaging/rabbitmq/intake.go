@@ -26,6 +26,8 @@ type intake struct {
 	open atomic.Int64  // deliveries accepted and not settled
 	idle chan struct{} // told each time that open drops to 0
 
+	draining atomic.Bool // run takes nothing more in
+
 	// acks holds verdicts on their way to the broker. It has room for all that
 	// the broker lets be unacknowledged, so that to settle never waits.
 	acks chan ack
@@ -35,12 +37,6 @@ type intake struct {
 	gone    chan struct{} // closed when no acknowledgement can reach the broker
 	finish  chan struct{} // closed when no more acks come
 	flushed chan struct{} // closed when all acks are with the broker, or the intake is lost
-}
-
-// An ack ends a delivery at the broker.
-type ack struct {
-	tag     uint64
-	requeue bool
 }
 
 // fail notes that the intake is lost, and why.
@@ -85,7 +81,13 @@ func (in *intake) run(ctx, lease context.Context, deliver messaging.Deliver) err
 
 // hand gives one delivery to deliver, and reports whether it was accepted.
 func (in *intake) hand(lease context.Context, d amqp.Delivery, deliver messaging.Deliver) bool {
+	if in.sub.DeadLetters {
+		explain(&d, in.sub)
+	}
 	msg, rest := decode(&d, in.sub.Topic, in.sub.Group)
+	if in.sub.DeadLetters { // whatever is left of its delays and its attempts
+		msg.Attempt, rest = 1, 0
+	}
 	s := &settler{in: in, d: d, attempt: msg.Attempt}
 	in.open.Add(1)
 	if rest > 0 { // it has a longer delay to wait than one rung can hold
@@ -114,6 +116,7 @@ func (in *intake) pause(ctx context.Context) {
 // drain stops the consumer, gives back what was not handed out, and waits until
 // all that was accepted is settled.
 func (in *intake) drain() {
+	in.draining.Store(true)
 	in.broker.workers.Go(func() {
 		// When it succeeds, deliveries end after those already here.
 		if err := in.ch.conn.ask("cancel a consumer", func() error { return in.ch.Cancel(in.tag, false) }); err != nil {
@@ -164,54 +167,6 @@ func (in *intake) send(a ack) bool {
 	case <-in.gone:
 		return false
 	}
-}
-
-// acknowledge passes acks on until release, and closes the channel when the
-// broker has them.
-func (in *intake) acknowledge() {
-	defer close(in.flushed)
-	last := time.Time{}
-	for open := true; open; {
-		var a ack
-		select {
-		case a = <-in.acks:
-		case <-in.finish:
-			select {
-			case a = <-in.acks:
-			default:
-				open = false
-				continue
-			}
-		case <-in.gone:
-			open = false
-			continue
-		}
-		var err error
-		if a.requeue {
-			err = in.ch.Nack(a.tag, false, true)
-		} else {
-			err = in.ch.Ack(a.tag, false)
-		}
-		if err != nil {
-			in.fail(err)
-			open = false
-		}
-		last = time.Now()
-	}
-	for range flushRounds {
-		if isClosed(in.gone) || time.Since(last) > flushRounds*flushPause ||
-			in.ch.conn.ask("take acknowledgements", func() error { return in.ch.Qos(1, 0, false) }) != nil {
-			break
-		}
-		t := time.NewTimer(flushPause)
-		select {
-		case <-t.C:
-		case <-in.gone:
-		}
-		t.Stop()
-	}
-	_ = in.ch.close()
-	in.fail(amqp.ErrClosed)
 }
 
 // release ends the intake and waits until it has ended.

@@ -28,6 +28,8 @@ type batch struct {
 	to        target
 	items     []*item
 	redeclare bool          // to turned out not to exist
+	patient   bool          // see routes.interrupted
+	astray    bool          // an item was; the caller's alone
 	written   chan struct{} // closed when the writer is done with the batch
 	err       error         // why nothing of it was written; set before written is closed
 
@@ -47,12 +49,13 @@ func (c *batch) leave() {
 // which the broker holds up holds up no caller.
 type outlet struct {
 	*connection
+	set     *settings
 	ch      *amqp.Channel
 	batches chan *batch
 	cause   *amqp.Error // why the channel closed, if the broker said; set before gone is closed
 
-	ready map[string]bool // targets declared on this connection; the writer's alone
-	seq   int64           // the writer's alone
+	ready map[place]bool // what was seen to exist on this connection; the writer's alone
+	seq   int64          // the writer's alone
 
 	returns <-chan amqp.Return // what the broker returned; received under mu
 
@@ -74,7 +77,7 @@ const (
 const maxReady = 4096
 
 func (b *Broker) openOutlet(ctx context.Context) (*outlet, error) {
-	o := &outlet{batches: make(chan *batch), ready: map[string]bool{}, waiting: map[int64]*item{}}
+	o := &outlet{set: &b.set, batches: make(chan *batch), ready: map[place]bool{}, waiting: map[int64]*item{}}
 	conn, err := b.dial(ctx, "publish", func(c *amqp.Connection) (err error) {
 		if o.ch, err = c.Channel(); err != nil {
 			return err
@@ -209,25 +212,19 @@ func (o *outlet) forget(c *batch) {
 	}
 }
 
-// prepare declares what to needs, once on each connection: something deleted
-// meanwhile closes the channel (an exchange) or returns the message (a queue),
-// and is declared again after that. A channel of its own keeps a refusal from
-// the messages of others.
+// prepare makes sure that to exists, once on each connection: something deleted
+// meanwhile closes the channel (an exchange) or returns the message (a queue), and
+// is looked at again after that.
 func (o *outlet) prepare(to target, redeclare bool) error {
-	name := to.name()
-	if o.ready[name] && !redeclare {
+	if o.ready[to.place] && !redeclare {
 		return nil
 	}
-	ch, err := o.open()
-	if err != nil {
-		return err
-	}
-	if err = to.declare(ch); err != nil {
+	if err := o.set.ensure(o.connection, to); err != nil {
 		return err
 	}
 	if len(o.ready) >= maxReady {
 		clear(o.ready)
 	}
-	o.ready[name] = true
-	return ch.close()
+	o.ready[to.place] = true
+	return nil
 }

@@ -17,9 +17,10 @@ func (b *Broker) publish(ctx context.Context, to target, items []*item) {
 	}
 	defer b.calls.Done()
 	redeclare := false
+	var outage detour
 	for len(todo) > 0 {
 		if err := b.ended(ctx); err != nil {
-			giveUp(todo, err)
+			giveUp(todo, outage.why(err))
 			return
 		}
 		o, err := b.out.get(ctx)
@@ -27,9 +28,10 @@ func (b *Broker) publish(ctx context.Context, to target, items []*item) {
 			giveUp(todo, err)
 			return
 		}
-		c := &batch{to: to, items: todo, redeclare: redeclare, written: make(chan struct{})}
+		c := &batch{to: to, items: todo, redeclare: redeclare, patient: outage.patient(), written: make(chan struct{})}
 		todo = b.submit(ctx, o, c)
 		redeclare = c.redeclare
+		outage.rest(ctx, c.astray)
 	}
 }
 
@@ -73,9 +75,15 @@ func (b *Broker) submit(ctx context.Context, o *outlet, c *batch) (again []*item
 			c.redeclare = true
 			again = append(again, it)
 		case err == nil && it.returned.Load():
+			if b.routes.interrupted(c, it) {
+				again = append(again, it)
+				break
+			}
 			it.err = messaging.ErrUnroutable
 		default:
-			it.err = err
+			if it.err = err; err == nil {
+				b.routes.learn(c, it)
+			}
 		}
 	}
 	return again

@@ -53,6 +53,47 @@ func TestPublishTellsEachUnroutableMessageFromItsNeighbours(t *testing.T) {
 	}
 }
 
+func TestOneBadPublishAmongManyFailsAlone(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	good, bad := a.topic("g"), a.topic()
+	a.declare(newBroker(t, rabbitmq.Config{RetryDelays: rungs[:1]}), good, "g")
+	// RabbitMQ closes the channel over a message to an internal exchange, and with
+	// it answers for none of those that share the channel.
+	if err := a.do(func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclare(bad, "topic", true, false, true, false, nil)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b := newBroker(t, rabbitmq.Config{Passive: true})
+	ctx := within(t, patience)
+	if err := b.Publish(ctx, good, numbered(1)...); err != nil {
+		t.Fatalf("Publish() = %v, want nil", err)
+	}
+	const publishers, rounds = 50, 20
+	var wg sync.WaitGroup
+	for p := range publishers {
+		wg.Go(func() {
+			for range rounds {
+				if err := b.Publish(ctx, good, numbered(1)...); err != nil {
+					t.Errorf("Publish() of a good message = %v, want nil", err)
+				}
+			}
+		})
+		if p == publishers/2 {
+			wg.Go(func() {
+				if err := b.Publish(ctx, bad, numbered(1)...); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), bad) {
+					t.Errorf("Publish() of the bad message = %v, want ErrDenied and the exchange's name", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if n := a.count(good + ".g"); n < 1+publishers*rounds { // more where an answer was lost with the channel
+		t.Errorf("%d messages are stored, want at least %d", n, 1+publishers*rounds)
+	}
+}
+
 func TestPublishDeclaresADeletedExchangeAgain(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)

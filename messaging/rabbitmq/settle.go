@@ -57,13 +57,20 @@ func (s *settler) Settle(ctx context.Context, v messaging.Verdict) error {
 		return s.tell(ack{s.d.DeliveryTag, true})
 	case messaging.Retry:
 		attempt := s.attempt
-		if !v.KeepAttempt {
+		switch {
+		case s.in.sub.DeadLetters:
+			attempt = 1 // moved back, it was never tried
+		case !v.KeepAttempt:
 			attempt++
 		}
 		delay, rest := b.set.rung(v.After)
 		return s.replace(ctx, b.set.toRung(s.in.queues, delay), again(&s.d, attempt, rest))
 	case messaging.DeadLetter:
-		return s.replace(ctx, b.set.toDead(s.in.queues), dead(&s.d, s.in.sub, v, s.attempt, time.Now()))
+		p := still(&s.d)
+		if !s.in.sub.DeadLetters {
+			p = dead(&s.d, s.in.sub, v, s.attempt, time.Now())
+		}
+		return s.replace(ctx, b.set.toDead(s.in.queues), p)
 	}
 	s.in.send(ack{s.d.DeliveryTag, true})
 	return fmt.Errorf("%w: verdict of unknown kind %d", messaging.ErrInvalid, v.Kind)

@@ -3,7 +3,9 @@ package rabbitmq_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +40,46 @@ func TestRetryIsNotHeldUpByALongerDelay(t *testing.T) {
 			t.Errorf("back as number %d: the one with delay %s, attempt %d, want %s, attempt 2", i+1, d.Payload, d.Attempt, want)
 		}
 	}
+}
+
+func TestAMessageThatFailsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	topic := a.topic("g")
+	b := newBroker(t, rabbitmq.Config{RetryDelays: []time.Duration{5 * time.Second}})
+	const n = 100
+	done := make(chan string, 2*n)
+	c, err := messaging.NewConsumer(b, messaging.ConsumerConfig{
+		Concurrency: 1, Backoff: func(int) time.Duration { return 5 * time.Second }, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Handle(messaging.Subscription{Topic: topic, Group: "g"}, func(_ context.Context, d *messaging.Delivery) error {
+		if string(d.Payload) == "7" && d.Attempt == 1 {
+			return errors.New("on purpose")
+		}
+		done <- string(d.Payload)
+		return nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run() = %v, want nil", err)
+		}
+	})
+	receive(t, c.Ready())
+	if err := b.Publish(within(t, patience), topic, numbered(n)...); err != nil {
+		t.Fatalf("Publish() = %v, want nil", err)
+	}
+	for i := range n {
+		if got := receive(t, done); (got == "7") != (i == n-1) {
+			t.Errorf("number %d to be handled is message %s, want 7 after all others", i, got)
+		}
+	}
+	cancel()
+	running.Wait()
 }
 
 func TestRetryComesBackNoEarlierThanAsked(t *testing.T) {

@@ -28,12 +28,15 @@ var errConsumerCancelled = errors.New("the broker cancelled the consumer: the qu
 // Subscribe declares the exchange and the queues of s, where they do not exist
 // yet, and calls deliver for one message after the other until ctx ends; then it
 // returns nil once every accepted delivery is settled. When the connection, the
-// channel or the queue goes, it ends the leases of what was accepted, and
-// declares and consumes again.
+// channel or the queue goes, it ends the leases of what was accepted, calls
+// OnLost as soon as deliver has returned, and declares and consumes again. With
+// s.DeadLetters it consumes the dead letters of the group, and declares nothing.
 //
 // It returns at once an error that is [messaging.ErrInvalid],
 // [messaging.ErrDenied] for wrong credentials or missing permissions,
 // [messaging.ErrTopology] when a queue or exchange exists with other settings,
+// [messaging.ErrNotFound] when one does not exist and Config.Passive is set, or
+// when the group has never subscribed and its dead letters are asked for,
 // and [messaging.ErrClosed] when the Broker is closed.
 //
 // Several subscribers of one group, in one process or in many, share its
@@ -104,12 +107,19 @@ func (b *Broker) consume(ctx context.Context, s messaging.Subscription, deliver 
 		end(messaging.ErrLost)
 	})
 	b.workers.Go(in.acknowledge)
+	if !s.DeadLetters {
+		b.workers.Go(func() { in.keepBound(ctx) })
+	}
 	// Also when deliver panics or calls runtime.Goexit.
 	defer in.release()
 	if s.OnReady != nil {
 		s.OnReady()
 	}
-	return in.run(ctx, lease, deliver)
+	err = in.run(ctx, lease, deliver)
+	if err != nil && ctx.Err() == nil && s.OnLost != nil {
+		s.OnLost(fmt.Errorf("rabbitmq: subscription of %s to %s interrupted: %w", s.Group, s.Topic, err))
+	}
+	return err
 }
 
 // openIntake declares the group and starts consuming. amqp091 cannot be
@@ -149,12 +159,16 @@ func (b *Broker) newIntake(conn *connection, s messaging.Subscription) (*intake,
 	}
 	in.closes = in.ch.NotifyClose(make(chan *amqp.Error, 1))
 	in.cancels = in.ch.NotifyCancel(make(chan string, 1))
-	if err = b.set.declareGroup(in.ch, s.Topic, in.queues); err == nil {
+	queue := in.queues.work
+	if s.DeadLetters {
+		queue = in.queues.dead
+	}
+	if err = b.set.ensureGroup(in.ch, s, in.queues); err == nil {
 		err = conn.ask("limit the unacknowledged", func() error { return in.ch.Qos(s.Prefetch, 0, false) })
 	}
 	if err == nil {
-		err = conn.ask("consume from queue "+in.queues.work, func() (err error) {
-			in.deliveries, err = in.ch.Consume(in.queues.work, in.tag, false, false, false, false, nil)
+		err = conn.ask("consume from queue "+queue, func() (err error) {
+			in.deliveries, err = in.ch.Consume(queue, in.tag, false, false, false, false, nil)
 			return err
 		})
 	}

@@ -23,6 +23,28 @@ func Address(t testing.TB, s services.Service) string {
 	return at
 }
 
+// Node starts an s of the test's own, to be stopped and killed, and ends it with
+// the test. It takes some seconds, so it is done only where the run has s anyway;
+// elsewhere, and where the program of s is not installed (an s in a container is
+// none to kill), the test ends as [Missing] says.
+func Node(t testing.TB, s services.Service) *services.Node {
+	t.Helper()
+	Address(t, s)
+	if err := s.Installed(); err != nil {
+		Missing(t, s, "the test needs a "+s.Name+" of its own: "+err.Error())
+	}
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
 // Missing ends a test for want of s: it is skipped with the reason, or fails
 // where PARLEY_REQUIRE asks for s.
 func Missing(t testing.TB, s services.Service, reason string) {

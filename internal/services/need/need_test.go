@@ -1,6 +1,8 @@
 package need_test
 
 import (
+	"net"
+	"runtime"
 	"testing"
 
 	"github.com/parley-go/parley/internal/services"
@@ -33,5 +35,61 @@ func TestAMissingServiceSkipsUnlessItIsRequired(t *testing.T) {
 	t.Setenv(s.Variable, "127.0.0.1:1")
 	if got := need.Address(t, s); got != "127.0.0.1:1" {
 		t.Errorf("Address() = %q, want the value of %s", got, s.Variable)
+	}
+}
+
+// ender is a recorder that ends the goroutine of its test, as a test does.
+type ender struct{ recorder }
+
+func (e *ender) Skip(...any) {
+	e.skipped = true
+	runtime.Goexit()
+}
+
+func TestANodeNeedsARunWithTheServiceAndItsProgram(t *testing.T) {
+	t.Setenv(services.UseVariable, "")
+	t.Setenv("PARLEY_REQUIRE", "")
+	s := services.Redis()
+	for name, set := range map[string]func(t *testing.T){
+		"a run without the service": func(t *testing.T) { t.Setenv(s.Variable, "") },
+		"a machine without the program": func(t *testing.T) {
+			t.Setenv(s.Variable, "127.0.0.1:1")
+			t.Setenv("PATH", "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set(t)
+			e := &ender{recorder{TB: t}}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				need.Node(e, s)
+			}()
+			<-done
+			if !e.skipped {
+				t.Error("Node() does not skip the test")
+			}
+		})
+	}
+}
+
+func TestANodeEndsWithItsTest(t *testing.T) {
+	t.Setenv(services.UseVariable, "")
+	s := services.Redis()
+	if err := s.Installed(); err != nil {
+		t.Skip(err)
+	}
+	t.Setenv(s.Variable, "127.0.0.1:1")
+	var node *services.Node
+	t.Run("a test", func(t *testing.T) {
+		node = need.Node(t, s)
+		if err := node.Start(t.Context()); err == nil {
+			t.Error("Start() = nil, want an error: the node is up")
+		}
+	})
+	c, err := net.Dial("tcp", node.URL())
+	if err == nil {
+		_ = c.Close()
+		t.Error("the server still listens after the test")
 	}
 }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/parley-go/parley/internal/services"
+	"github.com/parley-go/parley/internal/services/need"
+)
+
+const want = "OrderPlaced 1 mailed\nOrderPlaced 2 mailed\nOrderPlaced 3 mailed\n"
+
+// run runs source as a program of this module.
+func run(t *testing.T, source []byte) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, source, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "run", file).Output()
+	if err != nil {
+		t.Fatalf("go run: %v", err)
+	}
+	return string(out)
+}
+
+func source(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(text, []byte("\n")); n >= 60 {
+		t.Errorf("the program has %d lines, want fewer than 60", n)
+	}
+	return text
+}
+
+func TestTheProgramRunsOnTheEmbeddedBroker(t *testing.T) {
+	if got := run(t, source(t)); got != want {
+		t.Errorf("it printed\n%swant\n%s", got, want)
+	}
+}
+
+func TestTheProgramRunsOnRabbitMQWithOneLineChanged(t *testing.T) {
+	url := need.Address(t, services.RabbitMQ())
+	changed := strings.Replace(string(source(t)), "}[0]", "}[1]", 1)
+	// The server of the tests has a port of its own, and messages of other runs.
+	here := strings.NewReplacer("amqp://guest:guest@127.0.0.1:5672/", url, "parley.orders", "parley.orders."+strings.ToLower(t.Name())).Replace(changed)
+	if got := run(t, []byte(here)); got != want {
+		t.Errorf("it printed\n%swant\n%s", got, want)
+	}
+}

@@ -1,0 +1,134 @@
+package messaging
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+)
+
+// settleTimeout bounds how long a verdict may take to be carried out.
+const settleTimeout = 30 * time.Second
+
+// errGoexit is the failure of a handler that ended its goroutine.
+const errGoexit Reason = "the handler called runtime.Goexit"
+
+// errGoexitAfter is the failure of a handler after which Backoff, or a method of
+// the handler's error, ended the goroutine.
+const errGoexitAfter Reason = "the handler's error or Backoff called runtime.Goexit"
+
+// handle runs the handler for j and settles it, also when the handler panics or
+// calls runtime.Goexit. It does not begin with what would come to nothing.
+func (v *session) handle(ctx context.Context, l *lane, j job) {
+	if err := cmp.Or(context.Cause(v.intake), context.Cause(j.lease)); err != nil {
+		v.giveBack(l, j, err)
+		return
+	}
+	d := j.d
+	if v.holdable(j) { // what was delivered stays as it came, for the next attempt
+		d = j.another()
+	}
+	var cancel context.CancelFunc
+	if v.cfg.Timeout > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, v.cfg.Timeout, ErrTimeout)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	began := time.Now()
+	v.tally.inFlight.Add(1)
+	var err error = errGoexit
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("messaging: the handler panicked: %v", p)
+			if e, ok := p.(error); ok {
+				err = fmt.Errorf("messaging: the handler panicked: %w", e)
+			}
+			v.log.Error("messaging: handler panicked", slog.String("id", j.id), slog.Any("err", err), slog.String("stack", string(debug.Stack())))
+		}
+		took := time.Since(began)
+		cancel()
+		v.tally.inFlight.Add(-1)
+		v.conclude(l, j, d, err, took)
+	}()
+	err = v.do(ctx, d)
+}
+
+// conclude does what is to follow from what the handler of j did. The methods of
+// err and Backoff are other people's code: when they panic or call
+// runtime.Goexit, that is the failure, after which the default Backoff counts.
+func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Duration) {
+	drained := v.drain.Err() != nil
+	var verdict Verdict
+	judged := false
+	defer func() {
+		if !judged {
+			var failure error = errGoexitAfter
+			if p := recover(); p != nil {
+				failure = fmt.Errorf("messaging: the handler's error or Backoff panicked: %v", p)
+				v.log.Error("messaging: handler's error or Backoff panicked", slog.String("id", j.id), slog.Any("err", failure), slog.String("stack", string(debug.Stack())))
+			}
+			own := *v.cfg
+			own.Backoff = backoff
+			verdict = own.verdict(failure, j.attempt, drained)
+		}
+		verdict.Err = readable(verdict.Err)
+		if v.holdable(j) {
+			v.concludeInOrder(l, j, d, verdict, took)
+			return
+		}
+		_ = v.settle(j, d, verdict, took) // which it has reported
+	}()
+	verdict = v.cfg.verdict(err, j.attempt, drained)
+	judged = true
+}
+
+// settle carries verdict out, unless the broker has taken the message back, and
+// reports and returns what kept it from that. The handler has had d, if there was
+// one.
+func (v *session) settle(j job, d *Delivery, verdict Verdict, took time.Duration) error {
+	v.leases.remove(j.d)
+	err := context.Cause(j.lease)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(j.lease, settleTimeout)
+		err = j.s.Settle(ctx, verdict)
+		cancel()
+	}
+	v.settled(j, d, verdict, err, took)
+	return err
+}
+
+// settled tells everybody what became of j.
+func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, took time.Duration) {
+	v.tally.count(verdict.Kind, err)
+	if err != nil || verdict.Kind != Ack {
+		v.report(j, verdict, err)
+	}
+	if v.cfg.OnSettle != nil {
+		v.cfg.OnSettle(Settled{Delivery: d, Verdict: verdict, Err: err, Took: took})
+	}
+}
+
+// report logs what did not go as the publisher would wish.
+func (v *session) report(j job, verdict Verdict, err error) {
+	log := v.log.With(slog.String("id", j.id), slog.Int("attempt", j.attempt))
+	switch {
+	case errors.Is(err, ErrLost):
+		log.Warn("messaging: delivery lost, it will come again", slog.String("verdict", verdict.Kind.String()))
+		return
+	case err != nil:
+		log.Error("messaging: delivery not settled, it will come again", slog.String("verdict", verdict.Kind.String()), slog.Any("err", err))
+		return
+	}
+	switch verdict.Kind {
+	case Retry:
+		log.Warn("messaging: attempt failed", slog.Any("err", verdict.Err), slog.Duration("retry_after", verdict.After))
+	case DeadLetter:
+		log.Error("messaging: message dead-lettered", slog.String("reason", verdict.Reason), slog.Any("err", verdict.Err))
+	case Release:
+		log.Debug("messaging: delivery given back", slog.Any("err", verdict.Err))
+	case Ack:
+	}
+}
