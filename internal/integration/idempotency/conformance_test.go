@@ -1,6 +1,7 @@
 package idempotency
 
 import (
+	"context"
 	"testing"
 
 	"github.com/parley-go/parley/idempotency"
@@ -37,4 +38,25 @@ func TestTheTableMayHaveASchemaAndMigrationsMayRunAgain(t *testing.T) {
 		}
 		s.wantEffects(t, "a", 1)
 	})
+}
+
+// The token's sequence tells: it would move on with each attempt to write.
+func TestAReplayOnPostgreSQLWritesNothing(t *testing.T) {
+	s := newShop(t, postgres(t))
+	g := newGuard(t, s.store, idempotency.Config{})
+	call := func() {
+		if _, _, err := idempotency.Value(t.Context(), g, order("a"), func(context.Context) (int, error) { return 1, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	call()
+	state := "SELECT last_value FROM " + s.config.Table + "_token"
+	row := "SELECT xmin::text::bigint FROM " + s.config.Table
+	token, version := s.count(t, state), s.count(t, row)
+	for range 3 {
+		call()
+	}
+	if s.count(t, state) != token || s.count(t, row) != version {
+		t.Errorf("the sequence is at %d after %d and the row at %d after %d, want no change", s.count(t, state), token, s.count(t, row), version)
+	}
 }
