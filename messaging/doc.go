@@ -133,7 +133,7 @@
 // # Errors
 //
 // All are a [Reason], or wrap one: compare with errors.Is. [ErrInvalid],
-// [ErrTooLarge], [ErrDenied] and [ErrTopology] are permanent; after
+// [ErrTooLarge], [ErrNotFound], [ErrDenied] and [ErrTopology] are permanent; after
 // [ErrRefused], [ErrUnroutable] and [ErrNotConfirmed] the same message may be
 // published again. [ErrLost], [ErrDrain] and [ErrTimeout] are causes of a
 // handler's context.

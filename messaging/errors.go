@@ -39,8 +39,9 @@ const (
 	// settings. Permanent: delete it, or configure the same settings.
 	ErrTopology Reason = "topology conflicts"
 	// ErrNotFound means that a topic, or what a group needs, does not exist on the
-	// broker, and the Broker was told to make nothing itself. Permanent: create what
-	// the text names.
+	// broker, and the Broker was told to make nothing itself; or that there is no
+	// such group whose dead letters could be read. Permanent: create what the text
+	// names.
 	ErrNotFound Reason = "not found on the broker"
 	// ErrDenied means wrong credentials or a missing permission. Permanent.
 	ErrDenied Reason = "access denied"

@@ -23,10 +23,12 @@
 // [Tracer.Middleware] and [Tracer.Handler] read the context of a request or
 // message into the context.Context; [Tracer.Transport] and [Tracer.Publisher]
 // write it into what is sent. Each makes a span, named and described by the
-// OpenTelemetry semantic conventions, version 1.43.0. [Propagator] is the part
-// that reads and writes, for instrumentation by others.
+// OpenTelemetry semantic conventions, version 1.43.0. [Tracer.Batch] makes one for
+// deliveries that are handled together. Where [Config].MeterProvider is set, the
+// duration of each HTTP request is measured by the same conventions. [Propagator]
+// is the part that reads and writes, for instrumentation by others.
 //
-// No SDK is needed. While the provider is the one that OpenTelemetry has when
+// The module tracing/otlp sets an SDK up and sends the spans. None is needed. While the provider is the one that OpenTelemetry has when
 // none was set, or its no-op one, no span is made, and a request or message that
 // comes with a traceparent leaves with the same one, span id included, as the
 // specification has it for services that take no part in tracing. One that comes
@@ -51,12 +53,15 @@
 //   - Each attempt of a retried call has a span of its own, beside the others,
 //     with its number.
 //   - A caller's cancellation is not an error; a passed deadline is.
-//   - A panic is recorded on the span and goes on with its stack.
+//   - A panic is recorded on the span and goes on with its stack; an
+//     http.ErrAbortHandler is no error of the server.
 //   - Span names and error types are few: no path, id or error text is in them.
 //   - No credential of a signed URL is on a span.
-//   - Wrapping twice makes one span; another request or message that is sent below a
+//   - Wrapping twice makes one span and one measure; another request or message that is sent below a
 //     span has one of its own.
 //   - The caller's request and messages are not changed.
+//   - The measures of a service are few: a route, not a path, a known method and a
+//     status tell them apart, and on the client the host.
 //   - Flush, Hijack, Push, ReadFrom and http.ResponseController work as without.
 //
 // Not guaranteed: that a sampled trace is recorded anywhere; that is up to the

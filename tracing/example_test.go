@@ -211,3 +211,24 @@ func ExamplePropagator() {
 	// tracestate: rojo=1
 	// baggage: tier=gold
 }
+
+// Several messages are handled at once, such as with one insert for all of them.
+func ExampleTracer_Batch() {
+	tracer, err := tracing.New(tracing.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	batch := []*messaging.Delivery{
+		{Topic: "orders", Message: messaging.Message{ID: "m1"}},
+		{Topic: "orders", Message: messaging.Message{ID: "m2"}},
+	}
+	err = tracer.Batch(context.Background(), batch, func(context.Context) error {
+		fmt.Println("handled", len(batch))
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// handled 2
+	// <nil>
+}

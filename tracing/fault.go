@@ -8,10 +8,8 @@ import (
 	"net"
 	"net/url"
 	"runtime"
-	"strconv"
 	"syscall"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
@@ -110,18 +108,27 @@ func isTLS(err error) bool {
 	return certificate || record || alert
 }
 
-// recordError marks span as failed with err, unless the caller had given up: its
-// cancellation is no fault of what it called.
+// faultOf returns the error.type of err, or "" if err is nil or the caller had
+// given up: its cancellation is no fault of what it called.
+func faultOf(ctx context.Context, err error) string {
+	switch {
+	case err == nil || isCanceled(ctx):
+		return ""
+	case ctx.Err() != nil:
+		return faultTimeout // whatever err is, such as a cause that the caller chose
+	}
+	return errorType(err)
+}
+
+// recordError marks span as failed with err if that is a fault.
 func recordError(ctx context.Context, span trace.Span, err error) {
-	if err == nil || !span.IsRecording() || isCanceled(ctx) {
+	if !span.IsRecording() {
 		return
 	}
-	kind := errorType(err)
-	if ctx.Err() != nil {
-		kind = faultTimeout // whatever err is, such as a cause that the caller chose
+	if fault := faultOf(ctx, err); fault != "" {
+		span.SetStatus(codes.Error, describe(err))
+		span.SetAttributes(keyErrorType.String(fault))
 	}
-	span.SetStatus(codes.Error, describe(err))
-	span.SetAttributes(keyErrorType.String(kind))
 }
 
 // isCanceled reports whether ctx ended because it was cancelled, and not because
@@ -145,13 +152,6 @@ func describe(err error) string {
 	}
 }
 
-// recordStatus marks span as failed with an HTTP status, and returns the error
-// type to add to its attributes. The status says all, so there is no description.
-func recordStatus(span trace.Span, status int) attribute.KeyValue {
-	span.SetStatus(codes.Error, "")
-	return keyErrorType.String(strconv.Itoa(status))
-}
-
 // recordPanic notes on span that user code panicked, or called runtime.Goexit.
 // It runs in a defer while the panic goes on, and does not recover it: what was
 // panicked with stays unknown here, and whoever recovers it sees the whole stack.
@@ -161,16 +161,20 @@ func recordPanic(ctx context.Context, span trace.Span) {
 	if !span.IsRecording() {
 		return
 	}
+	recordException(span)
+	if isCanceled(ctx) {
+		return
+	}
+	span.SetStatus(codes.Error, "")
+	span.SetAttributes(keyErrorType.String(faultPanic))
+}
+
+// recordException adds the stack of a panic that goes on.
+func recordException(span trace.Span) {
 	stack := make([]byte, maxStack)
 	stack = stack[:runtime.Stack(stack, false)]
 	span.AddEvent(eventException, trace.WithAttributes(
 		keyExceptionType.String(faultPanic),
 		keyExceptionStacktrace.String(text(string(stack), maxStack)),
 	))
-	// A proxy panics with http.ErrAbortHandler when the client is gone.
-	if isCanceled(ctx) {
-		return
-	}
-	span.SetStatus(codes.Error, faultPanic)
-	span.SetAttributes(keyErrorType.String(faultPanic))
 }

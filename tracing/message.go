@@ -198,6 +198,7 @@ func (t *Tracer) Handler(next messaging.Handler) messaging.Handler {
 			return next(t.minted(ctx), d)
 		}
 		opts := append(make([]trace.SpanStartOption, 0, 4), t.consume, trace.WithAttributes(t.processAttributes(d)...))
+		// Not both parent and link: Jaeger keeps one reference to a span, the link.
 		if !t.cfg.ParentMessages {
 			opts = append(opts, trace.WithNewRoot())
 			if ok {
@@ -217,6 +218,49 @@ func (t *Tracer) Handler(next messaging.Handler) messaging.Handler {
 		recordError(ctx, span, err)
 		return err
 	}
+}
+
+// Batch handles deliveries together, such as one insert for many, within one span
+// of kind consumer, which links to the contexts that their messages were made in:
+// to 128 of them, which is what an SDK keeps; messaging.batch.message_count tells
+// how many there were. They should be of one topic and group, those of the first.
+// The span belongs to the trace of ctx, or starts one if there is none: many
+// contexts cannot be one parent, whatever [Config].ParentMessages says. For the
+// same reason handle sees none of them where there is no provider.
+//
+// Batch returns what handle does, whose error and panic are noted as [Tracer.Handler]
+// does. It makes no span for no deliveries.
+func (t *Tracer) Batch(ctx context.Context, deliveries []*messaging.Delivery, handle func(context.Context) error) error {
+	tracer := t.tracer()
+	if tracer == nil || len(deliveries) == 0 {
+		return handle(t.minted(ctx))
+	}
+	var links []trace.Link
+	for _, d := range deliveries {
+		if in, ok := messageTrace(&d.Message); ok && len(links) < maxLinks {
+			links = append(links, trace.Link{SpanContext: in.span})
+		}
+	}
+	first := deliveries[0]
+	ctx, span := tracer.Start(ctx, "process "+text(first.Topic, maxDestination), t.consume,
+		trace.WithLinks(links...), trace.WithAttributes(
+			keySystem.String(t.cfg.MessagingSystem),
+			keyDestination.String(text(first.Topic, maxText)),
+			keyConsumerGroup.String(text(first.Group, maxText)),
+			keyOperationName.String("process"),
+			keyOperationType.String(typeProcess),
+			keyBatchCount.Int(len(deliveries))))
+	completed := false
+	defer func() {
+		if !completed {
+			recordPanic(ctx, span)
+		}
+		span.End()
+	}()
+	err := handle(ctx)
+	completed = true
+	recordError(ctx, span, err)
+	return err
 }
 
 // processAttributes describes the handling of d. The number of the attempt is not

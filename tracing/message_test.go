@@ -3,6 +3,8 @@ package tracing_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"strings"
 	"testing"
@@ -271,6 +273,59 @@ func TestHandlerContinuesTheTraceByChoice(t *testing.T) {
 	}
 }
 
+func TestABatchIsOneSpanThatLinksToEachMessage(t *testing.T) {
+	for n, links := range map[int]int{1: 1, 10: 10, 200: 128} {
+		rec := &recorder{}
+		tracer := mustNew(t, tracing.Config{Provider: rec, ParentMessages: true})
+		batch := make([]*messaging.Delivery, n)
+		for i := range batch {
+			batch[i] = delivery(map[string]string{"traceparent": fmt.Sprintf("00-%032x-%016x-01", i+1, i+1)})
+		}
+		handled := false
+		err := tracer.Batch(t.Context(), batch, func(ctx context.Context) error {
+			handled = trace.SpanContextFromContext(ctx).IsValid()
+			return io.ErrUnexpectedEOF
+		})
+		s := rec.only(t)
+		if !errors.Is(err, io.ErrUnexpectedEOF) || !handled || s.status != codes.Error {
+			t.Errorf("Batch() = %v with status %v, handled in the span: %v, want the handler's error on the span", err, s.status, handled)
+		}
+		if s.name != "process orders" || s.kind != trace.SpanKindConsumer || len(s.links) != links || s.parent.IsValid() {
+			t.Errorf("batch of %d: %q of kind %v with %d links and parent %v, want process orders, consumer, %d links, a root", n, s.name, s.kind, len(s.links), s.parent, links)
+		}
+		for i, l := range s.links {
+			if want := fmt.Sprintf("%032x", i+1); l.SpanContext.TraceID().String() != want {
+				t.Fatalf("link %d leads to %s, want %s", i, l.SpanContext.TraceID(), want)
+			}
+		}
+		s.expect(t, map[attribute.Key]any{
+			"messaging.batch.message_count": int64(n), "messaging.destination.name": "orders", "messaging.consumer.group.name": "billing",
+			"messaging.operation.type": "process", "messaging.message.id": nil, "error.type": "unexpected_eof",
+		})
+	}
+}
+
+func TestABatchWithoutAProviderOrDeliveriesIsOnlyHandled(t *testing.T) {
+	rec := &recorder{}
+	for _, tt := range []struct {
+		cfg   tracing.Config
+		batch []*messaging.Delivery
+	}{{tracing.Config{Provider: rec}, nil}, {tracing.Config{}, []*messaging.Delivery{delivery(nil)}}} {
+		err := mustNew(t, tt.cfg).Batch(t.Context(), tt.batch, func(ctx context.Context) error {
+			if trace.SpanContextFromContext(ctx).IsValid() {
+				t.Error("the handler sees a trace, want none")
+			}
+			return io.EOF
+		})
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("Batch() = %v, want the handler's error", err)
+		}
+	}
+	if n := len(rec.all(t)); n != 0 {
+		t.Errorf("%d spans, want none", n)
+	}
+}
+
 func TestHandlerErrorIsOnTheSpanUnlessTheConsumerStopped(t *testing.T) {
 	fault := errors.New("no stock")
 	for _, tt := range []struct {
@@ -310,6 +365,9 @@ func TestPanicInPublisherOrHandlerIsRecordedAndGoesOn(t *testing.T) {
 		func() { _ = tracer.Publisher(panicking{}).Publish(t.Context(), "orders", messaging.Message{}) },
 		func() {
 			_ = tracer.Handler(func(context.Context, *messaging.Delivery) error { panic("boom") })(t.Context(), delivery(nil))
+		},
+		func() {
+			_ = tracer.Batch(t.Context(), []*messaging.Delivery{delivery(nil)}, func(context.Context) error { panic("boom") })
 		},
 	} {
 		rec.spans = nil

@@ -161,13 +161,15 @@ func withBaggage(ctx context.Context, lines []string) context.Context {
 
 // setTrace makes the two headers in h say what traceHeaders returned.
 func setTrace(h http.Header, parent, tracestate string) {
-	both := []string{parent, tracestate}
-	h[headerParent] = both[0:1:1]
 	if tracestate == "" {
-		delete(h, headerState)
+		h[headerParent] = []string{parent}
+		if len(h) > 1 {
+			delete(h, headerState)
+		}
 		return
 	}
-	h[headerState] = both[1:2:2]
+	both := []string{parent, tracestate}
+	h[headerParent], h[headerState] = both[0:1:1], both[1:2:2]
 }
 
 // Detach returns a context for work that outlives the one who asked for it: it

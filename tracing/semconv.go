@@ -49,6 +49,12 @@ const (
 	keySystem        = attribute.Key("messaging.system")
 )
 
+// Names of the measures.
+const (
+	metricServer = "http.server.request.duration"
+	metricClient = "http.client.request.duration"
+)
+
 // Values that the conventions prescribe.
 const (
 	valueOther     = "_OTHER" // a method or an error outside the known ones

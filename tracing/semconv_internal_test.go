@@ -1,12 +1,14 @@
 package tracing
 
 import (
+	"net"
 	"os"
 	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
 )
 
 func TestNamesAreThoseOfThePinnedVersion(t *testing.T) {
@@ -29,6 +31,14 @@ func TestNamesAreThoseOfThePinnedVersion(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("key = %q, want %q", got, want)
+		}
+	}
+	for got, want := range map[string]interface {
+		Name() string
+		Unit() string
+	}{metricServer: httpconv.ServerRequestDuration{}, metricClient: httpconv.ClientRequestDuration{}} {
+		if got != want.Name() || want.Unit() != "s" {
+			t.Errorf("measure %q in s, want %q in %q", got, want.Name(), want.Unit())
 		}
 	}
 	for got, want := range map[string]attribute.KeyValue{
@@ -81,6 +91,26 @@ func FuzzText(f *testing.F) {
 		}
 		if len(s) <= limit && strings.ToValidUTF8(s, "") == s && got != s {
 			t.Errorf("text(%q, %d) = %q, want it unchanged", s, limit, got)
+		}
+	})
+}
+
+func FuzzAddress(f *testing.F) {
+	for _, s := range []string{"h:80", "h", "[::1]:80", "[::1]", "::1", ":80", "", "h:99999", "h:x", "[", "]:1", "a:b:c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, digits := splitHostPort(s)
+		if wantHost, wantDigits, err := net.SplitHostPort(s); err == nil && (strings.Trim(wantHost, "[]") != host || wantDigits != digits) {
+			t.Errorf("splitHostPort(%q) = %q, %q, want %q, %q as the standard library has it", s, host, digits, wantHost, wantDigits)
+		}
+		if port := portOf(digits, 7); port < 0 || port > 65535 {
+			t.Errorf("portOf(%q) = %d, want a port", digits, port)
+		}
+		for _, a := range appendAddress(nil, keyServerAddress, keyServerPort, s, 80) {
+			if a.Key == keyServerAddress && (a.Value.AsString() == "" || len(a.Value.AsString()) > maxText) {
+				t.Errorf("%q has the address %q", s, a.Value.AsString())
+			}
 		}
 	})
 }

@@ -5,14 +5,49 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// serverKey holds the span of the request that a [Tracer.Middleware] has seen,
-// one that does nothing where it made none.
+// serverKey finds the serving that a request's context is part of.
 type serverKey struct{}
+
+// A serving is the context of a request that [Tracer.Middleware] has seen. It is
+// a context itself, so that finding the rest costs no allocation of its own.
+type serving struct {
+	context.Context                        //nolint:containedctx // it is a context
+	route           atomic.Pointer[string] // what a Middleware further in has seen
+}
+
+// Value implements [context.Context].
+func (s *serving) Value(key any) any {
+	if key == (serverKey{}) {
+		return s
+	}
+	return s.Context.Value(key)
+}
+
+// routeOf returns the route by which r, which may be the request of s itself, was
+// served.
+func (s *serving) routeOf(r *http.Request) string {
+	if route := routeOf(r.Pattern); route != "" {
+		return route
+	}
+	if seen := s.route.Load(); seen != nil {
+		return *seen
+	}
+	return ""
+}
+
+// servingOf returns the serving that ctx is part of, or nil.
+func servingOf(ctx context.Context) *serving {
+	s, _ := ctx.Value(serverKey{}).(*serving)
+	return s
+}
 
 // Middleware continues the trace that a request comes with, or starts one, and
 // makes a span of kind server until next returns.
@@ -25,7 +60,8 @@ type serverKey struct{}
 //
 // An answer of 500 or more makes the span an error; 4xx does not, nor does a
 // client that goes away. When next panics, the span is an error with the stack
-// in an event, and the panic goes on.
+// in an event, and the panic goes on; http.ErrAbortHandler, by which a handler
+// gives up on purpose, is no error.
 //
 // Next sees a [http.ResponseWriter] that can flush, hijack, push and take a file
 // as well as the server's. Without a provider it gets the server's own.
@@ -36,13 +72,15 @@ func (t *Tracer) Middleware(next http.Handler) http.Handler {
 		if ctx := r.Context(); ctx.Value(clientKey{}) != nil {
 			r = r.WithContext(context.WithValue(context.WithValue(ctx, clientKey{}, nil), serverKey{}, nil))
 		}
-		if span, ok := r.Context().Value(serverKey{}).(trace.Span); ok {
-			span.SetAttributes(setRoute(nil, span, r)...)
+		if s := servingOf(r.Context()); s != nil {
+			if route := routeOf(r.Pattern); route != "" {
+				s.route.Store(&route)
+			}
 			next.ServeHTTP(w, r)
 			return
 		}
 		tracer := t.tracer()
-		if tracer != nil && (t.cfg.Skip == nil || !t.cfg.Skip(r)) {
+		if (tracer != nil || t.durations != nil) && (t.cfg.Skip == nil || !t.cfg.Skip(r)) {
 			t.serve(tracer, next, w, r)
 			return
 		}
@@ -51,7 +89,7 @@ func (t *Tracer) Middleware(next http.Handler) http.Handler {
 			if mints {
 				ctx = t.minted(ctx)
 			}
-			r = r.WithContext(context.WithValue(ctx, serverKey{}, trace.SpanFromContext(ctx)))
+			r = r.WithContext(&serving{Context: ctx})
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -82,67 +120,103 @@ func (t *Tracer) accept(r *http.Request) (ctx context.Context, restart []trace.S
 	return withBaggage(ctx, r.Header[headerBaggage]), nil
 }
 
-// serve answers r within a span.
+// serve answers r within a span, if tracer is not nil, and measures how long that
+// takes, if durations are wanted.
 func (t *Tracer) serve(tracer trace.Tracer, next http.Handler, w http.ResponseWriter, r *http.Request) {
+	began, known := t.durations.now(), routeOf(r.Pattern)
 	ctx, opts := t.accept(r)
-	opts = append(opts, t.server, trace.WithAttributes(t.serverAttributes(r)...))
-	// The name is preliminary where a mux behind this has yet to find the route.
-	ctx, span := tracer.Start(ctx, serverName(r), opts...)
-	r = r.WithContext(context.WithValue(ctx, serverKey{}, span))
-	known, completed := r.Pattern, false
-	// A span that nobody records needs no status, so the handler gets the
-	// server's own writer.
-	var noted *writer
-	if span.IsRecording() {
-		noted, w = newWriter(w)
+	var span trace.Span = noop.Span{}
+	if tracer == nil {
+		ctx = t.minted(ctx)
+	} else {
+		opts = append(opts, t.server, trace.WithAttributes(t.serverAttributes(r, known)...))
+		// The name is preliminary where a mux behind this has yet to find the route.
+		ctx, span = tracer.Start(ctx, serverName(r.Method, known), opts...)
 	}
+	s := &serving{Context: ctx}
+	r = r.WithContext(s)
+	if !span.IsRecording() && t.durations == nil {
+		// Nobody asks for the status, so the handler gets the server's own writer.
+		defer func() { span.End() }()
+		next.ServeHTTP(w, r)
+		return
+	}
+	noted, w := newWriter(w)
+	completed := false
 	defer func() {
-		if noted != nil {
-			finishServer(r, span, noted, known, completed)
+		o := outcome{method: r.Method, route: s.routeOf(r)}
+		if !completed {
+			// Only the value tells a handler that gives up on purpose. The panic goes
+			// on from here, on top of the stack that it came with.
+			v := recover()
+			if v != nil {
+				defer panic(v) //nolint:forbidigo // it is the handler's own
+			}
+			o.panicked = v != http.ErrAbortHandler //nolint:errorlint // net/http compares so too
 		}
+		o.status = noted.final(completed)
+		o.describe(span, r, known)
 		span.End()
+		t.durations.served(s, began, r, o)
 	}()
 	next.ServeHTTP(w, r)
 	completed = true
 }
 
-// finishServer notes on span what is known after the handler; its route was
-// known already if r still has the pattern known.
-func finishServer(r *http.Request, span trace.Span, w *writer, known string, completed bool) {
-	attrs := make([]attribute.KeyValue, 0, 3)
-	if r.Pattern != known {
-		attrs = setRoute(attrs, span, r)
+// An outcome is how a request was answered.
+type outcome struct {
+	method, route string
+	status        int // 0 if none was seen
+	panicked      bool
+}
+
+// fault returns the error.type of o, or "".
+func (o outcome) fault() string {
+	switch {
+	case o.panicked:
+		return faultPanic
+	case o.status >= 500:
+		return strconv.Itoa(o.status)
 	}
-	if !completed {
-		recordPanic(r.Context(), span)
-	} else if !w.hijacked {
-		w.begin() // net/http answers 200 when the handler did not answer
+	return ""
+}
+
+// describe notes o on the span of r, where the route stands already if it was
+// known.
+func (o outcome) describe(span trace.Span, r *http.Request, known string) {
+	if !span.IsRecording() {
+		return
 	}
-	if w.status != 0 {
-		attrs = append(attrs, keyStatusCode.Int(w.status))
+	fault, n := o.fault(), 4
+	if fault != "" || o.route != known {
+		n = 6
 	}
-	if completed && w.status >= 500 {
-		attrs = append(attrs, recordStatus(span, w.status))
+	attrs := appendAddress(make([]attribute.KeyValue, 0, n), keyPeerAddress, keyPeerPort, r.RemoteAddr, 0)
+	attrs = append(attrs, keyProtocolVersion.String(protocolVersion(r.ProtoMajor, r.ProtoMinor)))
+	if o.route != known {
+		span.SetName(serverName(o.method, o.route))
+		attrs = append(attrs, keyRoute.String(o.route))
+	}
+	if o.status != 0 {
+		attrs = append(attrs, keyStatusCode.Int(o.status))
+	}
+	if o.panicked {
+		recordException(span)
+	}
+	if fault != "" {
+		span.SetStatus(codes.Error, "") // the type says all
+		attrs = append(attrs, keyErrorType.String(fault))
 	}
 	span.SetAttributes(attrs...)
 }
 
-// setRoute names span after the route of r and adds it to attrs, if it is known.
-func setRoute(attrs []attribute.KeyValue, span trace.Span, r *http.Request) []attribute.KeyValue {
-	if route := routeOf(r.Pattern); route != "" {
-		span.SetName(serverName(r))
-		attrs = append(attrs, keyRoute.String(route))
-	}
-	return attrs
-}
-
 // serverName never holds the path: strangers choose it.
-func serverName(r *http.Request) string {
-	_, name := knownMethod(r.Method)
-	if route := routeOf(r.Pattern); route != "" {
-		return name + " " + route
+func serverName(method, route string) string {
+	_, name := knownMethod(method)
+	if route == "" {
+		return name
 	}
-	return name
+	return name + " " + route
 }
 
 // routeOf returns the path of a pattern of [http.ServeMux]: "/users/{id}" of
@@ -154,28 +228,42 @@ func routeOf(pattern string) string {
 	return ""
 }
 
-// serverAttributes returns what is known before the answer, which a sampler may
-// look at.
-func (t *Tracer) serverAttributes(r *http.Request) []attribute.KeyValue {
-	attrs := methodAttributes(make([]attribute.KeyValue, 0, 12), r.Method)
-	scheme, port := "http", 80
-	if r.TLS != nil {
-		scheme, port = "https", 443
+// serverAttributes returns what a sampler may look at, which is what the
+// conventions want at the start. The rest waits for the end: an SDK copies the
+// attributes of the start three times.
+func (t *Tracer) serverAttributes(r *http.Request, route string) []attribute.KeyValue {
+	n, agent := 5, r.UserAgent() // counted, because an attribute takes 64 bytes
+	for _, there := range [...]bool{r.URL.RawQuery != "", agent != "", route != ""} {
+		if there {
+			n++
+		}
 	}
-	attrs = append(attrs, keyURLScheme.String(scheme), keyURLPath.String(text(r.URL.EscapedPath(), maxText)))
+	attrs := methodAttributes(make([]attribute.KeyValue, 0, n), r.Method)
+	port := 80
+	if r.TLS != nil {
+		port = 443
+	}
+	attrs = append(attrs, keyURLScheme.String(schemeOf(r)), keyURLPath.String(text(r.URL.EscapedPath(), maxText)))
 	if r.URL.RawQuery != "" {
 		attrs = append(attrs, keyURLQuery.String(text(redactQuery(r.URL.RawQuery, t.redact), maxText)))
 	}
 	attrs = appendAddress(attrs, keyServerAddress, keyServerPort, r.Host, port)
-	attrs = appendAddress(attrs, keyPeerAddress, keyPeerPort, r.RemoteAddr, 0)
-	attrs = append(attrs, keyProtocolVersion.String(protocolVersion(r.ProtoMajor, r.ProtoMinor)))
-	if agent := r.UserAgent(); agent != "" {
+	if agent != "" {
 		attrs = append(attrs, keyUserAgent.String(text(agent, maxText)))
 	}
-	if route := routeOf(r.Pattern); route != "" {
+	if route != "" {
 		attrs = append(attrs, keyRoute.String(route))
 	}
 	return attrs
+}
+
+// schemeOf returns how r came in, which is not what a proxy in front may have
+// been asked for: its headers are the caller's to write.
+func schemeOf(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // methodAttributes appends the method, and what was sent in its place if it is
@@ -187,44 +275,4 @@ func methodAttributes(attrs []attribute.KeyValue, method string) []attribute.Key
 		attrs = append(attrs, keyMethodOriginal.String(text(method, maxText)))
 	}
 	return attrs
-}
-
-// appendAddress appends host and port of hostport; a port that is missing is
-// port, or left out if that is 0.
-func appendAddress(attrs []attribute.KeyValue, address, portKey attribute.Key, hostport string, port int) []attribute.KeyValue {
-	host, digits := splitHostPort(hostport)
-	if n, err := strconv.ParseUint(digits, 10, 16); digits != "" && err == nil {
-		port = int(n)
-	}
-	if host == "" {
-		return attrs
-	}
-	attrs = append(attrs, address.String(text(host, maxText)))
-	if port > 0 {
-		attrs = append(attrs, portKey.Int(port))
-	}
-	return attrs
-}
-
-// splitHostPort is like [net.SplitHostPort] for addresses whose port may be
-// missing, where that one allocates an error.
-func splitHostPort(hostport string) (host, port string) {
-	colon, bracket := strings.LastIndexByte(hostport, ':'), strings.LastIndexByte(hostport, ']')
-	// Without brackets, several colons are an IPv6 address.
-	if colon > bracket && (bracket >= 0 || strings.IndexByte(hostport, ':') == colon) {
-		hostport, port = hostport[:colon], hostport[colon+1:]
-	}
-	return strings.Trim(hostport, "[]"), port
-}
-
-// protocolVersion returns network.protocol.version: "1.1", and "2" without a
-// minor number, as the protocols call themselves.
-func protocolVersion(major, minor int) string {
-	switch {
-	case major == 1 && minor == 1:
-		return "1.1"
-	case major == 1:
-		return "1.0"
-	}
-	return strconv.Itoa(major)
 }

@@ -34,6 +34,9 @@ func text(s string, limit int) string {
 			s = s[:len(s)-1]
 		}
 	}
+	if utf8.ValidString(s) { // which looks at eight bytes at a time
+		return s
+	}
 	return strings.ToValidUTF8(s, "?")
 }
 

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -22,14 +24,21 @@ type Config struct {
 	// so that it may be set later than the Tracer is made.
 	Provider trace.TracerProvider
 
+	// MeterProvider takes the duration of each request that Middleware serves and
+	// Transport sends, in seconds, as http.server.request.duration and
+	// http.client.request.duration; a request without a span, but for those of
+	// Skip, is measured all the same. Default: nothing is measured. Pass
+	// otel.GetMeterProvider() for the global one.
+	MeterProvider metric.MeterProvider
+
 	// Public reports whether a request comes from outside the circle whose
 	// trace context is believed. Such a request starts a new trace, which links
 	// to the one it came with; its baggage is dropped. Default: none does. It
 	// must be safe for concurrent use.
 	Public func(*http.Request) bool
 
-	// Skip reports whether a request gets no span, such as a health check. Its
-	// trace context is passed on all the same. Default: each one gets a span.
+	// Skip reports whether a request gets no span and is not measured, such as a
+	// health check. Its trace context is passed on all the same. Default: each one gets a span.
 	// It must be safe for concurrent use.
 	Skip func(*http.Request) bool
 
@@ -80,6 +89,8 @@ type Tracer struct {
 	client  trace.SpanStartOption
 	produce trace.SpanStartOption
 	consume trace.SpanStartOption
+
+	durations *durations // nil if none are wanted
 }
 
 // A source is where spans come from.
@@ -117,6 +128,10 @@ func New(cfg Config) (*Tracer, error) {
 			faults = append(faults, "RedactQuery: a name is empty")
 		}
 		t.redact = append(t.redact, name)
+	}
+	var err error
+	if t.durations, err = newDurations(cfg.MeterProvider); err != nil {
+		faults = append(faults, err.Error())
 	}
 	if faults != nil {
 		return nil, errors.New("tracing: config: " + strings.Join(faults, "; "))
@@ -187,12 +202,12 @@ func (t *Tracer) minted(ctx context.Context) context.Context {
 	return trace.ContextWithSpanContext(ctx, newIDs())
 }
 
-// sendsBaggageTo reports whether host, without a port, may receive baggage.
-func (t *Tracer) sendsBaggageTo(host string) bool {
+// sendsBaggageTo reports whether the host of u may receive baggage.
+func (t *Tracer) sendsBaggageTo(u *url.URL) bool {
 	if len(t.hosts) == 0 {
 		return false
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	for _, h := range t.hosts {
 		domain, wild := strings.CutPrefix(h, "*")
 		if host == h || wild && len(host) > len(domain) && strings.HasSuffix(host, domain) {

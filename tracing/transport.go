@@ -1,35 +1,54 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
+	"strconv"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/parley-go/parley/internal/attempt"
 )
 
-// clientKey holds the span of the request that a [Tracer.Transport] is sending.
-// Other requests are made with its context too, such as for a token.
+// clientKey finds the sending that a context is part of.
 type clientKey struct{}
 
-// hasClientSpan reports whether req is the request that a Transport further out
-// makes a span for, which is known by the traceparent that it wrote: copies of
-// the request keep that.
-func hasClientSpan(ctx context.Context, req *http.Request) bool {
-	span, ok := ctx.Value(clientKey{}).(trace.Span)
-	if !ok {
+// A sending is the context of a request that a [Tracer.Transport] is sending.
+// Other requests are made with its context too, such as for a token.
+type sending struct {
+	context.Context //nolint:containedctx // it is a context
+	method          string
+	url             *url.URL
+	parents         []string // the traceparent that was sent
+}
+
+// Value implements [context.Context].
+func (s *sending) Value(key any) any {
+	if key == (clientKey{}) {
+		return s
+	}
+	return s.Context.Value(key)
+}
+
+// isSending reports whether req is the request that a Transport further out sees
+// to. It is known by the traceparent that was written into it, which copies of
+// the request keep, or, in no trace, by what it asks for.
+func isSending(ctx context.Context, req *http.Request) bool {
+	s, ok := ctx.Value(clientKey{}).(*sending)
+	if !ok || !slices.Equal(req.Header[headerParent], s.parents) {
 		return false
 	}
-	parent, _ := traceHeaders(trace.ContextWithSpan(ctx, span))
-	return parent != "" && slices.Equal(req.Header[headerParent], []string{parent})
+	return len(s.parents) > 0 || req.Method == s.method && (req.URL == s.url || req.URL.String() == s.url.String())
 }
 
 // Transport sends each request with the trace context of its context, within a
@@ -72,59 +91,109 @@ func (tr *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
 		return tr.next.RoundTrip(req)
 	}
-	if hasClientSpan(ctx, req) {
+	if isSending(ctx, req) {
 		return tr.next.RoundTrip(t.outgoing(ctx, req))
 	}
 	tracer := t.tracer()
-	if tracer == nil {
+	if tracer == nil && t.durations == nil {
 		return tr.next.RoundTrip(t.outgoing(t.minted(ctx), req))
 	}
-	_, name := knownMethod(req.Method)
-	ctx, span := tracer.Start(ctx, name, t.client, trace.WithAttributes(t.clientAttributes(req)...))
-	ended := false
+	c := call{req: req, durations: t.durations, began: t.durations.now(), span: noop.Span{}}
+	if tracer == nil {
+		ctx = t.minted(ctx)
+	} else {
+		var attrs []attribute.KeyValue
+		attrs, c.port = t.clientAttributes(req)
+		_, name := knownMethod(req.Method)
+		ctx, c.span = tracer.Start(ctx, name, t.client, trace.WithAttributes(attrs...))
+	}
+	c.ctx, c.recording = ctx, c.span.IsRecording()
+	s := &sending{Context: ctx, method: req.Method, url: req.URL}
+	out := t.outgoing(s, req)
+	s.parents = out.Header[headerParent]
+	completed := false
 	defer func() {
-		if !ended {
-			recordPanic(ctx, span)
-			span.End()
+		if !completed {
+			recordPanic(ctx, c.span)
+			c.finish(faultPanic)
 		}
 	}()
-	resp, err := tr.next.RoundTrip(t.outgoing(context.WithValue(ctx, clientKey{}, span), req))
-	ended = true
-	// A span that nobody records need not wait for the body.
-	if !span.IsRecording() || err != nil {
-		recordError(ctx, span, err)
-		span.End()
+	resp, err := tr.next.RoundTrip(out)
+	completed = true
+	// What nobody records need not wait for the body.
+	if err != nil || !c.recording && c.durations == nil {
+		c.end(err)
 		return resp, err
 	}
-	finishClient(req, span, resp)
+	c.answered(resp)
 	return resp, nil
 }
 
-// finishClient notes the answer and ends span, now or with the body.
-func finishClient(req *http.Request, span trace.Span, resp *http.Response) {
-	attrs := append(make([]attribute.KeyValue, 0, 3),
-		keyStatusCode.Int(resp.StatusCode), keyProtocolVersion.String(protocolVersion(resp.ProtoMajor, resp.ProtoMinor)))
-	if resp.StatusCode >= 400 {
-		attrs = append(attrs, recordStatus(span, resp.StatusCode))
+// A call is a request that is on its way, until its response has been read.
+type call struct {
+	ctx       context.Context //nolint:containedctx // of the span, for its end
+	req       *http.Request
+	span      trace.Span
+	recording bool
+	port      int // still to be noted on span, or 0
+	durations *durations
+	began     time.Time
+	status    int
+	version   string // of HTTP, in the response
+	fault     string
+}
+
+// answered notes the response, with whose body c ends.
+func (c *call) answered(resp *http.Response) {
+	c.status, c.version = resp.StatusCode, protocolVersion(resp.ProtoMajor, resp.ProtoMinor)
+	if c.status >= 400 {
+		c.fault = strconv.Itoa(c.status)
 	}
-	span.SetAttributes(attrs...)
+	if c.recording {
+		attrs := append(make([]attribute.KeyValue, 0, 3), keyStatusCode.Int(c.status), keyProtocolVersion.String(c.version))
+		if c.port > 0 {
+			attrs = append(attrs, keyServerPort.Int(c.port))
+		}
+		if c.fault != "" {
+			c.span.SetStatus(codes.Error, "") // the type says all
+			attrs = append(attrs, keyErrorType.String(c.fault))
+		}
+		c.span.SetAttributes(attrs...)
+	}
 	// The body of a 101 is the connection; it may be written to and live for days.
-	if resp.Body == nil || resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
-		span.End()
+	if resp.Body == nil || resp.Body == http.NoBody || c.status == http.StatusSwitchingProtocols {
+		c.end(nil)
 		return
 	}
-	b := &body{ReadCloser: resp.Body, req: req, span: span}
-	if ctx := req.Context(); ctx.Done() != nil {
+	b := &body{ReadCloser: resp.Body, call: *c}
+	if ctx := c.req.Context(); ctx.Done() != nil {
 		b.stop = context.AfterFunc(ctx, b.abandon)
 	}
 	resp.Body = b
 }
 
-// A body ends the span of its request when it ends itself.
+// end ends c, perhaps with an error.
+func (c *call) end(err error) {
+	fault := c.fault
+	if err != nil {
+		recordError(c.ctx, c.span, err)
+		fault = cmp.Or(faultOf(c.ctx, err), fault)
+	}
+	c.finish(fault)
+}
+
+func (c *call) finish(fault string) {
+	if c.status == 0 && c.port > 0 && c.recording {
+		c.span.SetAttributes(keyServerPort.Int(c.port))
+	}
+	c.span.End()
+	c.durations.sent(c.ctx, c.began, c.req.Method, c.req.URL, series{version: c.version, fault: fault, status: c.status})
+}
+
+// A body ends the call that it answers when it ends itself.
 type body struct {
 	io.ReadCloser
-	req   *http.Request
-	span  trace.Span
+	call  call
 	stop  func() bool // takes abandon back; nil if the context never ends
 	ended atomic.Bool
 }
@@ -152,18 +221,18 @@ func (b *body) finish(err error) {
 	b.end(err)
 }
 
-// abandon ends the span of a body that nobody reads to its end or closes. It
+// abandon ends the call of a body that nobody reads to its end or closes. It
 // runs on a goroutine of its own, perhaps before stop is set.
-func (b *body) abandon() { b.end(b.req.Context().Err()) }
+func (b *body) abandon() { b.end(b.call.ctx.Err()) }
 
 func (b *body) end(err error) {
 	if !b.ended.CompareAndSwap(false, true) {
 		return
 	}
-	if !errors.Is(err, io.EOF) {
-		recordError(b.req.Context(), b.span, err)
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	b.span.End()
+	b.call.end(err)
 }
 
 // outgoing returns the request to send for req: with ctx and the headers that
@@ -173,7 +242,7 @@ func (t *Tracer) outgoing(ctx context.Context, req *http.Request) *http.Request 
 	// Where this package has seen the inbound request, it also knows that there
 	// is no trace to name; anything else stands there by somebody's intention.
 	owns := parent != "" || hasTrace(req.Header) && ctx.Value(serverKey{}) != nil
-	allowed, bag := t.sendsBaggageTo(req.URL.Hostname()), ""
+	allowed, bag := t.sendsBaggageTo(req.URL), ""
 	if allowed {
 		bag = formatBaggage(ctx)
 	}
@@ -202,25 +271,29 @@ func (t *Tracer) outgoing(ctx context.Context, req *http.Request) *http.Request 
 	return out
 }
 
-// clientAttributes returns what is known before the answer.
-func (t *Tracer) clientAttributes(req *http.Request) []attribute.KeyValue {
-	attrs := methodAttributes(make([]attribute.KeyValue, 0, 8), req.Method)
+// clientAttributes returns what is known before the answer, and the port to add
+// with it: one that the URL leaves to its scheme tells a sampler nothing.
+func (t *Tracer) clientAttributes(req *http.Request) (attrs []attribute.KeyValue, port int) {
+	resends, n := attempt.From(req.Context())-1, 3 // counted, because an attribute takes 64 bytes
+	host, digits := splitHostPort(req.URL.Host)
+	if port = portOf(digits, defaultPort(req.URL)); digits != "" {
+		n++
+	}
+	if resends > 0 {
+		n++
+	}
+	attrs = methodAttributes(make([]attribute.KeyValue, 0, n), req.Method)
 	attrs = append(attrs, keyURLFull.String(fullURL(req.URL, t.redact)))
-	attrs = appendAddress(attrs, keyServerAddress, keyServerPort, req.URL.Host, defaultPort(req.URL))
-	if n := attempt.From(req.Context()); n > 1 {
-		attrs = append(attrs, keyResendCount.Int(n-1))
+	if host == "" {
+		port = 0
+	} else {
+		attrs = append(attrs, keyServerAddress.String(text(host, maxText)))
 	}
-	return attrs
-}
-
-// defaultPort returns the port of a URL that names none: server.port is required
-// on client spans.
-func defaultPort(u *url.URL) int {
-	switch strings.ToLower(u.Scheme) {
-	case "http":
-		return 80
-	case "https":
-		return 443
+	if digits != "" && port > 0 {
+		attrs, port = append(attrs, keyServerPort.Int(port)), 0
 	}
-	return 0
+	if resends > 0 {
+		attrs = append(attrs, keyResendCount.Int(resends))
+	}
+	return attrs, port
 }

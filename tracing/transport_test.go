@@ -71,6 +71,7 @@ func TestClientSpanIsDescribedByTheConventions(t *testing.T) {
 			"url.full": "https://REDACTED:REDACTED@h.example:8443/", "server.port": int64(8443), "error.type": "404",
 		}, codes.Error},
 		{"https://h.example", 503, map[attribute.Key]any{"url.full": "https://h.example", "server.port": int64(443), "error.type": "503"}, codes.Error},
+		{"http:///x", 302, map[attribute.Key]any{"server.address": nil, "server.port": nil}, codes.Unset},
 		{"unix://socket/x", 302, map[attribute.Key]any{"server.port": nil}, codes.Unset},
 	} {
 		rec, _, err := trip(t, tracing.Config{}, func(*http.Request) (*http.Response, error) { return answer(tt.status), nil }, request(t.Context(), tt.url))

@@ -52,6 +52,15 @@ func (w *writer) begin() {
 	}
 }
 
+// final returns the status of the answer, 0 if none was seen. A handler that
+// completed without one is answered for by net/http.
+func (w *writer) final(completed bool) int {
+	if completed && !w.hijacked {
+		w.begin()
+	}
+	return w.status
+}
+
 // flush also reports what http.ResponseController asks for.
 func (w *writer) flush() error {
 	w.begin()

@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string) error {
 	addr := flags.String("addr", "127.0.0.1:8080", "address of the gateway, on loopback unless you say otherwise")
 	broker := flags.String("broker", "memory", "memory, or the URL of a RabbitMQ: amqp://USER:SECRET@HOST:PORT/")
 	smtp := flags.String("smtp", "", "URL of a mail server, smtp://USER:SECRET@HOST (STARTTLS), smtps://… or smtp://localhost:PORT; default one in this process")
+	collector := flags.String("otlp", "", "URL of what takes traces as OTLP, such as http://127.0.0.1:4318 of Jaeger; default none")
 	scripted := flags.Bool("smoke", false, "place 200 orders by a script, print one JSON line of totals last, exit 0 if every invariant held")
 	verbose := flags.Bool("v", false, "log every order and request")
 	if err := flags.Parse(args); err != nil {
@@ -58,6 +59,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	cfg := system.Config{Addr: *addr, Broker: *broker, SMTP: *smtp, Logger: log}
+	do := serve
 	if *scripted {
 		set := false
 		flags.Visit(func(f *flag.Flag) { set = set || f.Name == "addr" || f.Name == "smtp" })
@@ -66,9 +68,14 @@ func run(ctx context.Context, args []string) error {
 		}
 		// Not the topic of a flow that may be serving over the same broker.
 		cfg.Addr, cfg.Topic = "", "orders-smoke"
-		return smokeTest(ctx, cfg)
+		do = smokeTest
 	}
-	return serve(ctx, cfg)
+	if *collector == "" {
+		return do(ctx, cfg)
+	}
+	spans := &telemetry{endpoint: *collector, log: log}
+	cfg.Provider = spans.provider
+	return errors.Join(do(ctx, cfg), spans.shutdown(ctx))
 }
 
 func smokeTest(ctx context.Context, cfg system.Config) error {

@@ -26,7 +26,7 @@ func run() int {
 	overRabbitMQ, endRabbitMQ := rabbitmqRows()
 	defer endRabbitMQ()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), inProcess, overRabbitMQ} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

@@ -60,17 +60,30 @@ func (c composed) up(ctx context.Context, s Service) (*found, error) {
 	if _, err := c.run(pull, "up", "--detach", "--quiet-pull", c.name); err != nil {
 		return nil, err
 	}
-	hostport, err := c.run(pull, "port", c.name, strconv.Itoa(s.Port))
+	hostport, err := c.at(pull, s.Port)
 	if err != nil {
 		return nil, err
 	}
-	hostport = strings.TrimSpace(hostport)
+	all := []string{hostport}
+	for _, port := range s.More {
+		more, err := c.at(pull, port)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more)
+	}
 	version, err := await(ctx, s, hostport, nil)
 	if err != nil {
 		log, _ := c.run(pull, "logs", "--no-color", "--tail", strconv.Itoa(shownLines), c.name)
 		return nil, withLog(fmt.Errorf("docker: %w", err), strings.TrimSpace(log))
 	}
-	return &found{address: s.address(hostport), version: version, how: "ready in Docker", stop: c.down}, nil
+	return &found{address: s.address(strings.Join(all, ",")), version: version, how: "ready in Docker", stop: c.down}, nil
+}
+
+// at returns where the engine has published a port of the container.
+func (c composed) at(ctx context.Context, port int) (hostport string, err error) {
+	hostport, err = c.run(ctx, "port", c.name, strconv.Itoa(port))
+	return strings.TrimSpace(hostport), err
 }
 
 // down removes the project's container, network and volumes. It does not end

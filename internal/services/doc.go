@@ -1,6 +1,7 @@
 // Package services keeps the tests that need a real server from depending on
-// what happens to run on a machine. It finds or starts RabbitMQ, Redis and
-// PostgreSQL, tells the tests where they are, and stops what it started. It
+// what happens to run on a machine. It finds or starts RabbitMQ, Redis,
+// PostgreSQL, Jaeger and Zipkin, tells the tests where they are, and stops what it
+// started. It
 // belongs to this repository's tests; no package of the library imports it.
 //
 //	node, err := services.RabbitMQ().Start(ctx, t.TempDir())
@@ -20,8 +21,9 @@
 //  2. a server answers at its usual port on loopback, with its usual login
 //  3. a Docker engine runs: compose.yaml of internal/integration, through
 //     docker compose
-//  4. its program is installed, or can be, since we are root on Debian: it is
-//     run on a free port with a data directory of its own
+//  4. its program is installed, or can be, since we are root on Debian, or its
+//     source or its Java archive can be had: it is run on a free port with a data
+//     directory of its own
 //
 // and otherwise says why each of them failed. Three variables steer it:
 //
@@ -48,7 +50,9 @@
 //   - Installing packages starts no system service.
 //
 // Not guaranteed: that a server which is reused holds no data, or that it is not
-// used by somebody else meanwhile. Packages that were installed stay installed.
+// used by somebody else meanwhile. Packages that were installed stay installed, and
+// what was built or downloaded stays in the user's cache directory, for the next
+// time, as parley-services.
 //
 // # Adding a service
 //

@@ -28,7 +28,7 @@ type Node struct {
 // ctx ends the start, not the server. Start fails when the program is not
 // installed, or the server ends or is not ready within a minute.
 func (s Service) Start(ctx context.Context, dir string) (*Node, error) {
-	port, err := freePort(ctx)
+	port, err := freePorts(ctx, 1+len(s.More))
 	if err != nil {
 		return nil, fmt.Errorf("services: %s: %w", s.Name, err)
 	}
@@ -41,7 +41,13 @@ func (s Service) Start(ctx context.Context, dir string) (*Node, error) {
 
 // URL returns the node's address as the Service's Variable holds it. It stays
 // the same for the node's life.
-func (n *Node) URL() string { return n.service.address(n.hostport()) }
+func (n *Node) URL() string {
+	all := []string{n.hostport()}
+	for i := range n.service.More {
+		all = append(all, loopback(n.port+1+i))
+	}
+	return n.service.address(strings.Join(all, ","))
+}
 
 // Version returns what the server says that it is.
 func (n *Node) Version() string { return n.version }

@@ -65,16 +65,30 @@ func (s Service) hello(ctx context.Context, hostport string) (version string, er
 // range from which systems take the ports of outgoing connections: from that
 // range one of them could take it before the server does, even our own attempt
 // to reach the server, which would then be connected to itself.
-func freePort(ctx context.Context) (port int, err error) {
+func freePort(ctx context.Context) (port int, err error) { return freePorts(ctx, 1) }
+
+// freePorts returns the first of n such ports in a row.
+func freePorts(ctx context.Context, n int) (port int, err error) {
 	for range 100 {
-		port = 20000 + rand.IntN(10000)
-		var l net.Listener
-		l, err = new(net.ListenConfig).Listen(ctx, "tcp", loopback(port))
-		if err == nil {
-			return port, l.Close()
+		port = 20000 + rand.IntN(10000-n)
+		if err = free(ctx, port, n); err == nil {
+			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("find a free port: %w", err)
+}
+
+func free(ctx context.Context, port, n int) error {
+	for i := range n {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", loopback(port+i))
+		if err != nil {
+			return err
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // loopback is the address at which every server of the tests listens.

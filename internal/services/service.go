@@ -25,7 +25,12 @@ type Service struct {
 	// Port is where such a server usually listens, in its container too.
 	Port int
 
-	// address turns host:port into what Variable holds.
+	// More are further ports of the server. One that is started by us has them
+	// right above its first.
+	More []int
+
+	// address turns host:port into what Variable holds. Where there are More, it
+	// gets the addresses of all, with commas between.
 	address func(hostport string) string
 
 	// greet opens a conversation in the server's protocol, as far as a
@@ -34,6 +39,9 @@ type Service struct {
 
 	// find returns the server's program, or an error if it is not installed.
 	find func() (path string, err error)
+
+	// fetch brings the program where Packages alone do not. nil means that they do.
+	fetch func(ctx context.Context, say func(string)) error
 
 	// control is the name of the program by which a running server is
 	// administered, in the directory of the server's own. Empty means none.
@@ -54,6 +62,8 @@ func All() []Service {
 		RabbitMQ(),
 		Redis(),
 		Postgres(),
+		Jaeger(),
+		Zipkin(),
 	}
 }
 

@@ -57,17 +57,26 @@ func running(ctx context.Context, s Service, _ func(string)) (*found, error) {
 	version, err := s.hello(ctx, hostport)
 	switch {
 	case err == nil:
-		return &found{address: s.address(hostport), version: version, how: "reused at " + hostport}, nil
+		all := []string{hostport}
+		for _, port := range s.More {
+			all = append(all, loopback(port))
+		}
+		return &found{address: s.address(strings.Join(all, ",")), version: version, how: "reused at " + hostport}, nil
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, errors.New("nothing listens at " + hostport)
 	}
 	return nil, fmt.Errorf("what listens at %s is of no use: %w", hostport, err)
 }
 
-// own is the way that runs the server's program, installed first where needed.
+// own is the way that runs the server's program, installed or fetched first where
+// needed.
 func own(ctx context.Context, s Service, say func(string)) (*found, error) {
 	if _, err := s.find(); err != nil {
-		if err := install(ctx, s, say); err != nil {
+		fetch := s.fetch
+		if fetch == nil {
+			fetch = func(ctx context.Context, say func(string)) error { return install(ctx, s, say) }
+		}
+		if err := fetch(ctx, say); err != nil {
 			return nil, err
 		}
 	}

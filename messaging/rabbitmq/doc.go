@@ -41,7 +41,16 @@
 // behind one with a longer delay. Only when this copy is confirmed, the original
 // is acknowledged. Dead letters are moved likewise. All queues are quorum queues
 // unless [Config].Classic says otherwise, and between quorum queues RabbitMQ moves
-// messages at least once.
+// messages at least once. With [Config].Passive it declares nothing, and says what is
+// missing and how to make it.
+//
+// Acknowledgements that wait to be sent go out as one where no delivery below them is
+// unsettled; a slow handler holds up no acknowledgement but its own.
+//
+// A subscription with DeadLetters consumes from T.G.dlq like from any other queue:
+// what is read and not settled when the reader dies is there again, in its place.
+// What RabbitMQ has set aside by itself gets the headers of other dead letters, with
+// RabbitMQ's reason (delivery_limit, rejected) as msg-dlq-reason.
 //
 // ID, Type, ContentType and Time of a message are the AMQP properties
 // message-id, type, content-type and timestamp. Source, Subject, Key and the
@@ -81,6 +90,13 @@
 //   - A dead letter has the payload byte for byte, the headers of the original,
 //     and headers that say why it is there. Moved back to its queue, it has all
 //     its attempts again.
+//   - A reader of dead letters that dies loses nothing. A dead letter is moved back
+//     only once its copy is stored, as a message that was never tried.
+//   - OnLost is called each time a subscription is interrupted, before it is made
+//     again, and not before it has stood once.
+//   - With Config.Passive nothing is made, all that is missing is named in one error,
+//     and no permission to configure is needed.
+//   - One bad message fails alone, though RabbitMQ closes the channel over it.
 //   - No request waits for ever for an answer that does not come.
 //   - Passwords appear in no error and no log.
 //
@@ -128,7 +144,7 @@
 // # Concurrency
 //
 // A Broker is safe for concurrent use. It owns its goroutines until Close.
-// Subscribe calls deliver from the goroutine that called Subscribe. A settler
-// may be used from any goroutine, and never waits for the network to
+// Subscribe calls deliver, OnReady and OnLost from the goroutine that called it. A
+// settler may be used from any goroutine, and never waits for the network to
 // acknowledge.
 package rabbitmq

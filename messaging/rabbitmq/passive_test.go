@@ -99,8 +99,10 @@ func TestPassiveNeedsNoPermissionToConfigure(t *testing.T) {
 	ctx := within(t, 2*time.Minute)
 	// One user who makes the topology, one who publishes, one who consumes.
 	for _, c := range [][]string{
-		{"add_user", "publisher", "secret"}, {"set_permissions", "publisher", "^$", "^orders$", "^$"},
-		{"add_user", "consumer", "secret"}, {"set_permissions", "consumer", "^$", `^amq\.default$`, `^orders\.g($|\.)`},
+		{"add_user", "publisher", "secret"},
+		{"set_permissions", "publisher", "^$", "^orders$", "^$"},
+		{"add_user", "consumer", "secret"},
+		{"set_permissions", "consumer", "^$", `^amq\.default$`, `^orders\.g($|\.)`},
 	} {
 		if _, err := node.Control(ctx, c...); err != nil {
 			t.Fatal(err)

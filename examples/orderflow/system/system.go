@@ -10,9 +10,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/examples/orderflow/edge"
@@ -27,7 +28,6 @@ import (
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/memory"
 	"github.com/parley-go/parley/messaging/rabbitmq"
-	"github.com/parley-go/parley/retry"
 	"github.com/parley-go/parley/tracing"
 )
 
@@ -48,6 +48,10 @@ type Config struct {
 	Stock map[string]int
 	// Logger receives the log of all services. Default slog.Default().
 	Logger *slog.Logger
+	// Provider returns what makes the spans of a service, "gateway", "user",
+	// "inventory", "order" or "notification": each has a tracer of its own, as it
+	// would have in a process of its own. Default: no spans, and ids for the logs.
+	Provider func(service string) (trace.TracerProvider, error)
 	// OnBreaker, if set, hears each change of a breaker.
 	OnBreaker func(breaker.Change)
 }
@@ -90,13 +94,11 @@ func (s *System) build(cfg Config) error {
 	if s.broker, err = openBroker(cfg); err != nil {
 		return err
 	}
-	// No tracing backend is installed here, so ids are minted for the logs, and a
-	// message is handled under the trace of the order that caused it.
-	tracer, err := tracing.New(tracing.Config{MintIDs: true, ParentMessages: true})
+	traced, err := newTracers(cfg)
 	if err != nil {
 		return err
 	}
-	calls, err := newClients(cfg, tracer)
+	calls, err := newClients(cfg, traced)
 	if err != nil {
 		return err
 	}
@@ -143,14 +145,14 @@ func (s *System) build(cfg Config) error {
 	s.Inventory = inventory.New(cfg.Stock)
 	s.Orders = order.New(order.Config{
 		Users: usersAt.url, UserClient: calls.users, Inventory: inventoryAt.url, InventoryClient: calls.inventory,
-		Topic: cfg.Topic, Source: source, Once: once, Traced: tracer.Publisher, Logger: cfg.Logger,
+		Topic: cfg.Topic, Source: source, Once: once, Traced: traced.order.Publisher, Logger: cfg.Logger,
 	})
 	s.Notification = notification.New(notification.Config{
-		Users: usersAt.url, UserClient: calls.users, Mail: mailer, Logger: cfg.Logger,
+		Users: usersAt.url, UserClient: calls.notified, Mail: mailer, Logger: cfg.Logger,
 	})
 	s.Postbox = postbox.New()
 	entry, err := edge.New(edge.Config{
-		Users: usersAt.url, Orders: ordersAt.url, Inventory: inventoryAt.url, Traced: tracer.Transport, Logger: cfg.Logger,
+		Users: usersAt.url, Orders: ordersAt.url, Inventory: inventoryAt.url, Traced: traced.gateway.Transport, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -160,28 +162,32 @@ func (s *System) build(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	for group, handle := range map[string]func(context.Context, event.Order, *messaging.Delivery) error{
-		"inventory": s.Inventory.Handle, "notification": s.Notification.Handle,
+	for group, g := range map[string]struct {
+		handle func(context.Context, event.Order, *messaging.Delivery) error
+		tracer *tracing.Tracer
+	}{
+		"inventory": {s.Inventory.Handle, traced.inventory}, "notification": {s.Notification.Handle, traced.notification},
 	} {
 		inbox := func(next messaging.Handler) messaging.Handler {
 			return idempotency.Inbox(inboxes, cfg.Topic+"/"+group, (*messaging.Delivery).InboxID, next)
 		}
 		consumer.Handle(messaging.Subscription{Topic: cfg.Topic, Group: group},
-			messaging.Typed(messaging.JSON{}, handle), tracer.Handler, only(source, cfg.Logger), inbox)
+			messaging.Typed(messaging.JSON{}, g.handle), g.tracer.Handler, only(source, cfg.Logger), inbox)
 	}
 
 	s.closeIdle = func() {
 		calls.users.CloseIdleConnections()
 		calls.inventory.CloseIdleConnections()
+		calls.notified.CloseIdleConnections()
 		entry.CloseIdleConnections()
 	}
 	gateway := entry.Server("")
-	gateway.Handler = tracer.Middleware(gateway.Handler)
+	gateway.Handler = traced.gateway.Middleware(gateway.Handler)
 	s.stages = [][]part{
 		{{name: "mail server", run: func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, func() { _ = s.Postbox.Close() })()
 			return s.Postbox.Serve(mailAt)
-		}}, serve("user service", usersAt, server(tracer.Middleware(s.Users.Handler())))},
+		}}, serve("user service", usersAt, server(traced.user.Middleware(s.Users.Handler())))},
 		{{name: "consumer", run: func(ctx context.Context) error { return s.consume(ctx, consumer) }}},
 		{{name: "relay", run: func(ctx context.Context) error {
 			select { // what is published before both groups subscribe would miss one
@@ -190,8 +196,8 @@ func (s *System) build(cfg Config) error {
 			}
 			return s.Orders.Relay(ctx, s.broker)
 		}}},
-		{serve("inventory service", inventoryAt, server(tracer.Middleware(s.Inventory.Handler())))},
-		{serve("order service", ordersAt, server(tracer.Middleware(s.Orders.Handler())))},
+		{serve("inventory service", inventoryAt, server(traced.inventory.Middleware(s.Inventory.Handler())))},
+		{serve("order service", ordersAt, server(traced.order.Middleware(s.Orders.Handler())))},
 		{serve("gateway", gatewayAt, gateway)},
 	}
 	return nil
@@ -302,35 +308,6 @@ func newGuard(m idempotency.MemoryConfig, c idempotency.Config) (*idempotency.Gu
 		return nil, err
 	}
 	return idempotency.New(store, c)
-}
-
-// clients call the services. Each dependency has one breaker, whoever calls.
-type clients struct{ users, inventory *http.Client }
-
-func newClients(cfg Config, tracer *tracing.Tracer) (clients, error) {
-	// One pool of connections for all: net/http keeps only 2 idle ones per host
-	// by default, fewer than the callers here.
-	pool := http.DefaultTransport.(*http.Transport).Clone()
-	pool.MaxIdleConnsPerHost = 64
-	client := func(dependency string) (*http.Client, error) {
-		b, err := breaker.New(breaker.Config{
-			Name: dependency, MinCalls: 5, OpenFor: 500 * time.Millisecond, OnChange: cfg.OnBreaker,
-		})
-		if err != nil {
-			return nil, err
-		}
-		p := retry.Policy{Name: dependency, MaxAttempts: 3, AttemptTimeout: 2 * time.Second}
-		return &http.Client{Transport: p.Transport(b.Transport(tracer.Transport(pool)))}, nil
-	}
-	users, err := client("user")
-	if err != nil {
-		return clients{}, err
-	}
-	inventory, err := client("inventory")
-	if err != nil {
-		return clients{}, err
-	}
-	return clients{users, inventory}, nil
 }
 
 // only acknowledges messages of other sources without handling them, and says so:
