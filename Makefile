@@ -48,5 +48,5 @@ alone: ## Check that every module is tidy, builds and passes its tests outside t
 
 .PHONY: bench
 bench: ## Compare with other libraries side by side; ONLY=breaker runs one package's rows
-	PARLEY_SERVICES=$${PARLEY_SERVICES:-$(or $(filter rabbitmq,$(or $(ONLY),rabbitmq)),none)} \
+	PARLEY_SERVICES=$${PARLEY_SERVICES:-$(if $(ONLY),$(or $(filter rabbitmq,$(ONLY)),$(if $(filter idempotency,$(ONLY)),redis),none),rabbitmq,redis)} \
 		go run ./internal/services/run -- sh -c 'cd internal/bench && GOWORK=off go run .'

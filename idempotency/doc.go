@@ -37,6 +37,15 @@
 // A record also has a fingerprint of the request: the same key with another
 // payload is an error of the client and never gets the first one's answer.
 //
+// Where the records are decides what a crash can do:
+//
+//	store       shared by   survives                first, replay     effect and record
+//	Memory      a process   nothing                 no round trip     apart
+//	redisstore  a service   as Redis is configured  2 round trips, 1  apart
+//	sqlstore    a service   what its database does  2 statements, 1   apart or in one transaction
+//
+// A [Cache] before one of the latter answers repetitions from memory.
+//
 // Three things stand on this. [Guard.Middleware] implements the Idempotency-Key
 // header of draft-ietf-httpapi-idempotency-key-header-07 for any http.Handler;
 // [Value] does the same for any function; [Inbox] for a message handler. On the
@@ -52,8 +61,9 @@
 //     context ends with the cause ErrFenced. So does that of an owner that has
 //     not reached the store for the length of a lease.
 //   - The lease is kept while the work runs, however long that takes.
-//   - Work that succeeded is recorded even if the caller has left, and its result
-//     is returned even if it could not be recorded.
+//   - Work that succeeded is recorded even if the caller has left, also when the
+//     store fails for a moment, and its result is returned even if it could not be
+//     recorded.
 //   - Work that fails, panics or calls runtime.Goexit releases the key; error and
 //     panic go on unchanged. A handler whose success the client has seen in part
 //     before the panic completes it.
@@ -66,6 +76,7 @@
 //   - A response that is streamed or above MaxStored reaches the client and is
 //     never run again; the repetition is told that it was not kept.
 //   - A Memory that is full refuses new keys and forgets none.
+//   - A Cache answers repetitions without asking the store, for up to MaxAge.
 //   - Request bodies, responses and records are bounded.
 //   - No error, answer or event contains a key, and no store sees one in clear.
 //   - No goroutine outlives a call.

@@ -4,7 +4,8 @@ import "time"
 
 // Event tells [Config].OnOutcome how a call ended.
 type Event struct {
-	// Kind is what the key was used for: "http", "value" or "inbox".
+	// Kind is what the key was used for: "http", "value" or "inbox", or "tx" for
+	// package sqlstore's InTx.
 	Kind string
 	// Ending is how the call ended; a short word, fit to be a label.
 	Ending Ending

@@ -200,6 +200,41 @@ func ExampleFromContext() {
 	// <nil>
 }
 
+func ExampleNewCache() {
+	shared, err := idempotency.NewMemory(idempotency.MemoryConfig{}) // or one of redisstore or sqlstore
+	if err != nil {
+		panic(err)
+	}
+	cache, err := idempotency.NewCache(shared, idempotency.CacheConfig{MaxRecords: 10_000})
+	if err != nil {
+		panic(err)
+	}
+	guard, err := idempotency.New(cache, idempotency.Config{})
+	if err != nil {
+		panic(err)
+	}
+	for range 3 {
+		_, replayed, err := idempotency.Value(context.Background(), guard, idempotency.Key{Scope: "charge", ID: "order-456"},
+			func(context.Context) (string, error) { return "receipt", nil })
+		fmt.Println(replayed, err)
+	}
+	fmt.Println(cache.Len(), "held")
+	// Output:
+	// false <nil>
+	// true <nil>
+	// true <nil>
+	// 1 held
+}
+
+// A handler that completes its own claim before it answers: where the store can do
+// that inside the transaction of the effect, see package sqlstore.
+func ExampleHTTPResult() {
+	r := idempotency.HTTPResult(http.StatusCreated, http.Header{"Location": {"/orders/1"}}, []byte("order 1"))
+	fmt.Println(r.NotStored, len(r.Data) > 0)
+	// Output:
+	// false true
+}
+
 func ExampleConfig_onOutcome() {
 	memory, err := idempotency.NewMemory(idempotency.MemoryConfig{})
 	if err != nil {

@@ -38,7 +38,8 @@ type Config struct {
 
 	// StoreTimeout bounds each call of the Store. Those that end the claim run
 	// even if the caller has left, so this is also how long they may outlast it.
-	// Default 5s. Negative is an error.
+	// One that is to record work that is done is repeated within it, for up to a
+	// second, while the Store fails. Default 5s. Negative is an error.
 	StoreTimeout time.Duration
 
 	// DisableHeartbeat stops the lease from being extended every third of its
@@ -94,9 +95,9 @@ func New(store Store, config Config) (*Guard, error) {
 // work if the claim is acquired, waits for up to wait if another call is doing
 // it, and returns what was recorded if it has been done. An error of the work
 // releases the claim; so does a panic, unless the work has set happened, and goes
-// on. The context of the work ends with the call.
+// on. The hold is the context of the work, which ends with the call.
 func (g *Guard) run(ctx context.Context, kind string, c Claim, wait time.Duration,
-	work func(context.Context, *hold) (Result, error),
+	work func(*hold) (Result, error),
 ) (r Result, replayed bool, err error) {
 	e := Event{Kind: kind, Ending: EndFailed} // as a panic leaves it
 	if g.config.OnOutcome != nil {
@@ -151,9 +152,9 @@ func (g *Guard) invalid(ctx context.Context, kind string, err error) {
 // result is that of the work also where it could not be recorded: the work is
 // done, and an error would have it repeated.
 func (g *Guard) execute(ctx context.Context, id ID, out Outcome, asked time.Time, e *Event,
-	work func(context.Context, *hold) (Result, error),
+	work func(*hold) (Result, error),
 ) (Result, error) {
-	h, workCtx := g.hold(ctx, id, out, asked)
+	h := g.hold(ctx, id, out, asked)
 	returned := false
 	defer func() {
 		switch { // where the work panicked or called runtime.Goexit
@@ -164,7 +165,7 @@ func (g *Guard) execute(ctx context.Context, id ID, out Outcome, asked time.Time
 			h.release(ctx)
 		}
 	}()
-	r, err := work(workCtx, h)
+	r, err := work(h)
 	returned = true
 	if err != nil {
 		e.Err = err
@@ -208,6 +209,15 @@ func (g *Guard) ask(ctx context.Context, c Claim) (Outcome, error) {
 		return Outcome{}, unavailable(err)
 	}
 	return out, nil
+}
+
+// settling returns the context of the call that ends a claim, which goes on when
+// the caller has left.
+func (g *Guard) settling(ctx context.Context) (context.Context, context.CancelFunc) {
+	if g.instant {
+		return context.Background(), func() {} // it looks at nothing of it
+	}
+	return g.bounded(context.WithoutCancel(ctx))
 }
 
 // bounded returns ctx with the time limit of one call of the store.

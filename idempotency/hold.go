@@ -34,9 +34,12 @@ func FromContext(ctx context.Context) (Lease, bool) {
 	return Lease{}, false
 }
 
-// hold is a claim while its work runs. The heartbeat is a timer, so that work
-// which ends within a third of the lease starts no goroutine.
+// hold is a claim while its work runs, and the context of that work. The heartbeat
+// is a timer, so that work which ends within a third of the lease starts no
+// goroutine.
 type hold struct {
+	context.Context //nolint:containedctx // it is that context: it ends with the work, or the claim
+
 	guard  *Guard
 	lease  Lease
 	outer  *hold                   // whose work this is part of; nil for none
@@ -56,21 +59,32 @@ type hold struct {
 }
 
 // hold begins to hold the claim in out, for which the store was asked at the
-// given time, and returns the context for its work.
-func (g *Guard) hold(ctx context.Context, id ID, out Outcome, asked time.Time) (*hold, context.Context) {
+// given time.
+func (g *Guard) hold(ctx context.Context, id ID, out Outcome, asked time.Time) *hold {
 	h := &hold{guard: g, asked: asked, lease: Lease{
 		ID: id, Token: out.Token, Attempt: out.Attempt, TakenOver: out.TakenOver, TTL: g.config.TTL,
 	}}
 	h.outer, _ = ctx.Value(holdKey{}).(*hold)
-	work, cancel := context.WithCancelCause(context.WithValue(ctx, holdKey{}, h))
-	h.cancel = cancel
+	h.Context, h.cancel = context.WithCancelCause(ctx)
 	if !g.config.DisableHeartbeat {
+		first := h.interval()
+		if !g.instant { // else no time has passed, and asking for it would cost more
+			first -= time.Since(asked)
+		}
 		h.beating.Add(1)
 		h.mu.Lock() // the timer may fire before the field is set
-		h.beat = time.AfterFunc(h.interval()-time.Since(asked), func() { h.extend(ctx) })
+		h.beat = time.AfterFunc(first, h.extend)
 		h.mu.Unlock()
 	}
-	return h, work
+	return h
+}
+
+// Value implements [context.Context]: the claim is found in the context of its work.
+func (h *hold) Value(key any) any {
+	if key == (holdKey{}) {
+		return h
+	}
+	return h.Context.Value(key)
 }
 
 // isHeld reports whether ctx is that of work under the claim with the id.
@@ -91,7 +105,7 @@ func (h *hold) interval() time.Duration { return max(h.guard.config.Lease/3, tim
 // before the lease ends. When it has ended by the clock of this process the work
 // is told; the heartbeat goes on, since the store revives a lease that nobody
 // took over, and the work may not listen.
-func (h *hold) extend(ctx context.Context) {
+func (h *hold) extend() {
 	h.mu.Lock()
 	if h.stopped {
 		h.mu.Unlock()
@@ -103,7 +117,7 @@ func (h *hold) extend(ctx context.Context) {
 		h.lapse = time.AfterFunc(lease-time.Since(h.asked), func() { h.cancel(ErrFenced) })
 	}
 	timeout := min(h.guard.config.StoreTimeout, h.interval()/2)
-	ctx, hangup := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	ctx, hangup := context.WithTimeout(context.WithoutCancel(h.Context), timeout)
 	h.hangup = hangup
 	h.mu.Unlock()
 	defer hangup()
@@ -156,9 +170,9 @@ func (h *hold) stop() {
 // and notes in e what became of it.
 func (h *hold) complete(ctx context.Context, r Result, e *Event) {
 	h.stop()
-	ctx, cancel := h.guard.bounded(context.WithoutCancel(ctx))
+	ctx, cancel := h.guard.settling(ctx)
 	defer cancel()
-	switch e.Err = h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL); {
+	switch e.Err = h.record(ctx, r); {
 	case e.Err == nil:
 		e.Ending = EndExecuted
 	case isFenced(e.Err):
@@ -168,11 +182,36 @@ func (h *hold) complete(ctx context.Context, r Result, e *Event) {
 	}
 }
 
+// record asks the store to complete the claim, and again while that fails: a
+// connection that broke unnoticed, or a restart, must not have the work done
+// twice. A step that did happen may be repeated, says [Store].
+func (h *hold) record(ctx context.Context, r Result) error {
+	err := h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL)
+	if err == nil || isFenced(err) {
+		return err
+	}
+	const first, longest, enough = 10 * time.Millisecond, 250 * time.Millisecond, time.Second
+	start := time.Now()
+	for pause := first; time.Since(start)+pause <= enough; pause = min(2*pause, longest) {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err // of the store: that of ctx says only that time is up
+		}
+		if err = h.guard.store.Complete(ctx, h.lease.ID, h.lease.Token, r, h.lease.TTL); err == nil || isFenced(err) {
+			return err
+		}
+	}
+	return err
+}
+
 // release gives the claim up, even if the caller has left. Where that fails the
 // end of the lease does the same, only later.
 func (h *hold) release(ctx context.Context) {
 	h.stop()
-	ctx, cancel := h.guard.bounded(context.WithoutCancel(ctx))
+	ctx, cancel := h.guard.settling(ctx)
 	defer cancel()
 	_ = h.guard.store.Release(ctx, h.lease.ID, h.lease.Token)
 }

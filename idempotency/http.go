@@ -68,6 +68,11 @@ type HTTP struct {
 	// 409, 425 and 429 always release it.
 	ReplayAll bool
 
+	// DropHeaders are headers of the response that a replay leaves out, beside
+	// those that it leaves out anyway (see [Guard.Middleware]), such as one that
+	// counts requests. Default: none.
+	DropHeaders []string
+
 	// Fingerprint returns what stands for the body in the comparison with the
 	// first request; method, path, query, Content-Type and Content-Encoding
 	// always count. The host does not: a gateway that tries another instance of
@@ -152,6 +157,13 @@ func (g *Guard) Middleware(config HTTP) (func(http.Handler) http.Handler, error)
 			f.add("method %q is not an upper-case name", m)
 		}
 	}
+	drop := make(map[string]bool, len(config.DropHeaders))
+	for _, name := range config.DropHeaders {
+		if name == "" || strings.ContainsAny(name, " \t\r\n:") {
+			f.add("DropHeaders: %q is not the name of a header", name)
+		}
+		drop[http.CanonicalHeaderKey(name)] = true
+	}
 	if config.MaxBody < 0 {
 		f.add("MaxBody %d is negative", config.MaxBody)
 	}
@@ -178,7 +190,7 @@ func (g *Guard) Middleware(config HTTP) (func(http.Handler) http.Handler, error)
 	}
 	pool := &sync.Pool{}
 	return func(next http.Handler) http.Handler {
-		return &handler{guard: g, config: config, next: next, buffers: pool}
+		return &handler{guard: g, config: config, next: next, drop: drop, buffers: pool}
 	}, nil
 }
 

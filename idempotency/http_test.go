@@ -30,8 +30,10 @@ func TestMiddlewareRefusesAConfigThatLeavesOpenWhoseAKeyIs(t *testing.T) {
 		"all the rest": {
 			idempotency.HTTP{
 				GlobalScope: true, Methods: []string{"", "post"}, MaxBody: -1, MaxStored: -2, Wait: -3, DocsURL: "/docs",
+				DropHeaders: []string{"", "X-A: b"},
 			},
-			`method "" is not an upper-case name; method "post" is not an upper-case name; MaxBody -1 is negative; ` +
+			`method "" is not an upper-case name; method "post" is not an upper-case name; DropHeaders: "" is not the name of a header; ` +
+				`DropHeaders: "X-A: b" is not the name of a header; MaxBody -1 is negative; ` +
 				`MaxStored -2 is negative; Wait -3ns is negative; DocsURL: "/docs" is not an absolute http or https URL`,
 		},
 		"a DocsURL that is none":         {idempotency.HTTP{GlobalScope: true, DocsURL: "http://a b"}, "DocsURL: not a URL"},

@@ -58,8 +58,8 @@ func Inbox[M any](g *Guard, consumer string, id func(M) string, next func(contex
 			return err
 		}
 		claim := Claim{ID: digest(kindInbox, consumer, key), Fingerprint: same}
-		_, _, err := g.run(ctx, kindInbox, claim, 0, func(ctx context.Context, _ *hold) (Result, error) {
-			return Result{}, next(ctx, m)
+		_, _, err := g.run(ctx, kindInbox, claim, 0, func(held *hold) (Result, error) {
+			return Result{}, next(held, m)
 		})
 		return err
 	}

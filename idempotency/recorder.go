@@ -20,6 +20,7 @@ type recorder struct {
 	http.ResponseWriter
 	limit int         // of the body
 	outer http.Header // as it was before the handler ran; nil when empty
+	drop  map[string]bool
 
 	mu       sync.Mutex
 	buf      *bytes.Buffer // guarded by mu: the encoded head, then the body
@@ -70,7 +71,7 @@ func (w *recorder) begin(status int) (first bool) {
 	}
 	w.status = status
 	if !w.live {
-		encodeHead(w.buf, status, w.Header(), w.outer)
+		encodeHead(w.buf, status, w.Header(), w.outer, w.drop)
 		w.head = w.buf.Len()
 	}
 	return true

@@ -17,14 +17,14 @@ import (
 const responseVersion = 1
 
 // encodeHead appends all but the body. It leaves out headers that must not be
-// replayed and those that are as they were in outer, and deletes those of outer
-// that are gone.
-func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
+// replayed, those to drop and those that are as they were in outer, and deletes
+// those of outer that are gone.
+func encodeHead(b *bytes.Buffer, status int, h, outer http.Header, drop map[string]bool) {
 	room := b.AvailableBuffer()
 	room = append(room, responseVersion)
 	room = binary.AppendUvarint(room, uint64(status))
 	for name, values := range h {
-		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || !isLasting(name, h) {
+		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || drop[name] || !isLasting(name, h) {
 			continue
 		}
 		room = appendString(room, name)
@@ -34,7 +34,7 @@ func encodeHead(b *bytes.Buffer, status int, h, outer http.Header) {
 		}
 	}
 	for name := range outer {
-		if _, set := h[name]; !set && isLasting(name, h) {
+		if _, set := h[name]; !set && !drop[name] && isLasting(name, h) {
 			room = append(appendString(room, name), 0)
 		}
 	}
@@ -67,6 +67,25 @@ func isLasting(name string, h http.Header) bool {
 		}
 	}
 	return true
+}
+
+// HTTPResult returns the result by which a repeated request is answered with this
+// response. It is for a handler that completes its own claim, before it answers,
+// inside the transaction that has its effect (package sqlstore). Headers that a
+// replay leaves out are left out here already; see [Guard.Middleware].
+//
+// A status outside of 200 to 999 makes a result that is NotStored. It is safe for
+// concurrent use, and keeps neither header nor body.
+func HTTPResult(status int, header http.Header, body []byte) Result {
+	if status < 200 || status > 999 {
+		return Result{NotStored: true}
+	}
+	var b bytes.Buffer
+	encodeHead(&b, status, header, nil, nil)
+	if hasBody(status) {
+		b.Write(body)
+	}
+	return Result{Data: b.Bytes()}
 }
 
 // replay answers with the recorded response.

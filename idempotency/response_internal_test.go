@@ -11,7 +11,7 @@ import (
 
 func encoded(status int, h, outer http.Header, body string) []byte {
 	var b bytes.Buffer
-	encodeHead(&b, status, h, outer)
+	encodeHead(&b, status, h, outer, nil)
 	b.WriteString(body)
 	return b.Bytes()
 }

@@ -100,6 +100,20 @@ func TestReplayLeavesOutWhatTheHandlerDeletedOfThoseOutside(t *testing.T) {
 	s.wantRuns(t, 1)
 }
 
+func TestReplayLeavesOutTheHeadersThatTheConfigDrops(t *testing.T) {
+	s := newService(t, nil, idempotency.HTTP{DropHeaders: []string{"x-requests-left"}}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Requests-Left", "7")
+		w.Header().Set("X-Order", "1")
+		w.WriteHeader(http.StatusCreated)
+	})
+	if w := s.send(t, request{key: "k"}); w.Header().Get("X-Requests-Left") != "7" {
+		t.Errorf("headers of the first answer = %v, want all of the handler's", w.Header())
+	}
+	if w := s.send(t, request{key: "k"}); w.Header().Get("X-Requests-Left") != "" || w.Header().Get("X-Order") != "1" {
+		t.Errorf("headers of the replay = %v, want X-Order alone", w.Header())
+	}
+}
+
 func TestReplayLeavesOutTrailers(t *testing.T) {
 	s := newService(t, nil, idempotency.HTTP{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
@@ -317,4 +331,41 @@ func TestARecordOfAnotherProgramIsNotReplayedAndNotRunAgain(t *testing.T) {
 	s.send(t, request{key: "k"})
 	wantAnswer(t, "the repeated request", s.send(t, request{key: "k"}), http.StatusConflict, "response-not-stored", false)
 	s.wantRuns(t, 1)
+}
+
+func TestAResultMadeOfAResponseIsReplayedLikeARecordedOne(t *testing.T) {
+	lasting := http.Header{"Content-Type": {"text/plain"}, "Set-Cookie": {"session=1"}, "Date": {"yesterday"}}
+	for name, c := range map[string]struct {
+		result idempotency.Result
+		status int
+		body   string
+	}{
+		"with a body":        {idempotency.HTTPResult(http.StatusCreated, lasting, []byte("order 1")), http.StatusCreated, "order 1"},
+		"that has no body":   {idempotency.HTTPResult(http.StatusNoContent, lasting, []byte("ignored")), http.StatusNoContent, ""},
+		"without any header": {idempotency.HTTPResult(http.StatusOK, nil, nil), http.StatusOK, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newMemory(t, idempotency.MemoryConfig{})
+			s := newService(t, store, idempotency.HTTP{}, func(_ http.ResponseWriter, r *http.Request) {
+				l, _ := idempotency.FromContext(r.Context())
+				if err := store.Complete(r.Context(), l.ID, l.Token, c.result, l.TTL); err != nil {
+					t.Error(err)
+				}
+				panic(http.ErrAbortHandler) // it never answers itself
+			})
+			func() {
+				defer func() { _ = recover() }()
+				s.send(t, request{key: "k"})
+			}()
+			w := s.send(t, request{key: "k"})
+			wantAnswer(t, "the repetition", w, c.status, "", true)
+			if w.Body.String() != c.body || w.Header().Get("Set-Cookie") != "" || w.Header().Get("Date") != "" {
+				t.Errorf("answer = %q %v, want %q without cookie and date", w.Body, w.Header(), c.body)
+			}
+			s.wantRuns(t, 1)
+		})
+	}
+	if r := idempotency.HTTPResult(http.StatusContinue, nil, nil); !r.NotStored || r.Data != nil {
+		t.Errorf("HTTPResult(100) = %+v, want NotStored", r)
+	}
 }

@@ -15,7 +15,8 @@ type handler struct {
 	guard   *Guard
 	config  HTTP
 	next    http.Handler
-	buffers *sync.Pool // of *bytes.Buffer, for responses
+	drop    map[string]bool // canonical names of DropHeaders
+	buffers *sync.Pool      // of *bytes.Buffer, for responses
 }
 
 // errNotKept releases the claim of a handler whose response is not to be kept.
@@ -53,9 +54,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) 
 	}
 	var rec *recorder
 	claim := Claim{ID: id, Fingerprint: fingerprint(r, same)}
-	result, replayed, err := h.guard.run(ctx, kindHTTP, claim, h.config.Wait, func(ctx context.Context, held *hold) (Result, error) {
+	result, replayed, err := h.guard.run(ctx, kindHTTP, claim, h.config.Wait, func(held *hold) (Result, error) {
 		rec = h.recorder(w)
-		return h.record(ctx, rec, held, r, body)
+		return h.record(held, rec, r, body)
 	})
 	switch {
 	case errors.Is(err, errInterrupted):
@@ -76,15 +77,15 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) 
 
 // record runs the handler and returns what to keep of its response. An error
 // releases the claim.
-func (h *handler) record(ctx context.Context, rec *recorder, held *hold, r *http.Request, body []byte) (Result, error) {
+func (h *handler) record(held *hold, rec *recorder, r *http.Request, body []byte) (Result, error) {
 	defer func() {
 		// A handler that panics after the client has seen its success, as a
 		// reverse proxy does when the client breaks off, has had its effect.
 		rec.close()
 		held.happened = rec.live && h.kept(rec)
 	}()
-	h.pass(ctx, rec, r, body)
-	if untouched := rec.close(); untouched && isFenced(context.Cause(ctx)) {
+	h.pass(held, rec, r, body)
+	if untouched := rec.close(); untouched && isFenced(context.Cause(held)) {
 		// A handler that returns because its claim was lost looks like one that
 		// answers 200 with nothing. One that returns because its caller has left
 		// does too, but may have done its work.
@@ -120,7 +121,7 @@ func (h *handler) recorder(w http.ResponseWriter) *recorder {
 	if !ok {
 		buf = new(bytes.Buffer)
 	}
-	rec := &recorder{ResponseWriter: w, limit: h.config.MaxStored, buf: buf}
+	rec := &recorder{ResponseWriter: w, limit: h.config.MaxStored, drop: h.drop, buf: buf}
 	if len(w.Header()) > 0 {
 		rec.outer = w.Header().Clone()
 	}

@@ -39,9 +39,9 @@ func Value[T any](ctx context.Context, g *Guard, key Key, fn func(context.Contex
 		g.invalid(ctx, kindValue, err)
 		return v, false, err
 	}
-	r, replayed, err := g.run(ctx, kindValue, claim, 0, func(ctx context.Context, held *hold) (Result, error) {
+	r, replayed, err := g.run(ctx, kindValue, claim, 0, func(held *hold) (Result, error) {
 		var err error
-		if v, err = fn(ctx); err != nil {
+		if v, err = fn(held); err != nil {
 			return Result{}, err
 		}
 		held.happened = true // Marshal runs methods of T, which may panic

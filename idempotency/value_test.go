@@ -341,6 +341,52 @@ func TestWorkThatCouldNotBeRecordedIsStillReturned(t *testing.T) {
 	})
 }
 
+func TestWorkThatIsDoneIsRecordedAlsoWhenTheStoreFailsForAMoment(t *testing.T) {
+	for name, c := range map[string]struct {
+		outage time.Duration
+		then   error
+		want   idempotency.Ending
+		took   time.Duration // at most
+	}{
+		"and comes back":         {500 * time.Millisecond, nil, idempotency.EndExecuted, 700 * time.Millisecond},
+		"and has lost the claim": {500 * time.Millisecond, idempotency.ErrFenced, idempotency.EndFenced, 700 * time.Millisecond},
+		"and it lasts":           {time.Hour, nil, idempotency.EndUnrecorded, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newFaulty(t)
+				g, e := newGuard(t, store, idempotency.Config{})
+				start := time.Now()
+				store.set("complete", errStore)
+				store.before = func(context.Context, string) {
+					if time.Since(start) >= c.outage {
+						store.set("complete", c.then)
+					}
+				}
+				if v, _, err := idempotency.Value(t.Context(), g, charge, func(context.Context) (int, error) { return 1, nil }); v != 1 || err != nil {
+					t.Errorf("Value() = %d, %v, want 1", v, err)
+				}
+				if took := time.Since(start); e.last().Ending != c.want || took > c.took {
+					t.Errorf("ending = %s after %v, want %s within %v", e.last().Ending, took, c.want, c.took)
+				}
+			})
+		})
+	}
+	t.Run("but not beyond StoreTimeout", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			store := newFaulty(t)
+			store.set("complete", errStore)
+			g, e := newGuard(t, store, idempotency.Config{StoreTimeout: 100 * time.Millisecond})
+			start := time.Now()
+			_, fn := counter()
+			_, _, _ = idempotency.Value(t.Context(), g, charge, fn)
+			if took := time.Since(start); took != 100*time.Millisecond || !errors.Is(e.last().Err, errStore) {
+				t.Errorf("it took %v and ended with %v, want 100ms and the store's error", took, e.last().Err)
+			}
+		})
+	})
+}
+
 func TestResultsThatCannotBeStoredAreReturnedOnce(t *testing.T) {
 	for name, result := range map[string]any{
 		"too large":   strings.Repeat("x", 1<<20),

@@ -51,6 +51,12 @@ var mayImport = map[string][]string{
 	"metrics":                     {"breaker", "breaker/bulkhead", "retry", "idempotency", "messaging", "gateway", "tracing", prometheus},
 }
 
+// adapters lists, for each adapter that is a module of its own, the family that it
+// adds; beside that it may import its parents and parley's internal/.
+var adapters = map[string]string{
+	"idempotency/redisstore": "github.com/redis/go-redis/v9",
+}
+
 // ownParents says which parents a package may import: gateway's sub-packages
 // stand alone, so that any service may use them without the gateway.
 func ownParents(pkg string) []string {
@@ -87,6 +93,19 @@ func TestPackagesImportOnlyWhatTheRuleAllows(t *testing.T) {
 		for _, imp := range p.Imports {
 			if !permitted(imp, allowed) {
 				t.Errorf("%s imports %s, which the rule of this test does not allow", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+func TestAdaptersAddOneFamily(t *testing.T) {
+	for dir, family := range adapters {
+		for _, p := range list(t, module+"/"+dir+"/...") {
+			allowed := append(ownParents(dir), dir, family)
+			for _, imp := range p.Imports {
+				if !permitted(imp, allowed) {
+					t.Errorf("%s imports %s, want nothing from others than %s", p.ImportPath, imp, family)
+				}
 			}
 		}
 	}

@@ -7,8 +7,8 @@
 // for each other; their ratio is ours to theirs, the more the better. Only the
 // ratios are to be trusted.
 //
-// Rows that need RabbitMQ run where PARLEY_RABBITMQ_URL says one is; make bench
-// starts one.
+// Rows that need RabbitMQ run where PARLEY_RABBITMQ_URL says one is, those that need
+// Redis where PARLEY_REDIS_ADDR does; make bench starts them.
 package main
 
 import (
@@ -26,7 +26,7 @@ func run() int {
 	overRabbitMQ, endRabbitMQ := rabbitmqRows()
 	defer endRabbitMQ()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), tracingRows(), inProcess, overRabbitMQ} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

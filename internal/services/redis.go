@@ -27,17 +27,31 @@ func Redis() Service {
 	}
 }
 
+// DurableRedis is a Redis that has each change on the disk before it answers, for
+// tests that start a [Node]. It is not one of [All]: the variable is that of Redis.
+func DurableRedis() Service {
+	s := Redis()
+	s.launch = func(ctx context.Context, dir string, port int) ([]*process, error) {
+		return runRedis(ctx, dir, port, "--appendonly", "yes", "--appendfsync", "always")
+	}
+	return s
+}
+
 func launchRedis(ctx context.Context, dir string, port int) ([]*process, error) {
+	return runRedis(ctx, dir, port, "--appendonly", "no")
+}
+
+func runRedis(ctx context.Context, dir string, port int, persistence ...string) ([]*process, error) {
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		return nil, err
 	}
 	server, err := start(ctx, program{
 		path: path,
-		args: []string{
+		args: append([]string{
 			"--bind", "127.0.0.1", "--port", strconv.Itoa(port),
-			"--dir", dir, "--save", "", "--appendonly", "no",
-		},
+			"--dir", dir, "--save", "",
+		}, persistence...),
 		dir:  dir,
 		quit: syscall.SIGTERM,
 	})
