@@ -123,7 +123,9 @@ func NewAsyncPublisher(p Publisher, cfg AsyncConfig) (*AsyncPublisher, error) {
 // is called exactly once with what became of it: nil when the broker has taken
 // it, otherwise what the publisher below said of it, or [ErrDrain]. done is
 // called by a goroutine of Run and must be quick: the next batch of the topic
-// waits for it. A nil done is not called, and the outcome is then lost.
+// waits for it. So must it not wait for this AsyncPublisher, in Flush or for room in
+// Publish, nor panic, which ends the process. A nil done is not called, and the
+// outcome is then lost.
 //
 // While MaxInFlight messages are in flight Publish waits for room, until ctx
 // ends: then it returns the cause of ctx. It returns [ErrClosed] once Run has
@@ -259,7 +261,7 @@ func (a *AsyncPublisher) send(ctx context.Context, lanes *sync.WaitGroup, l *asy
 		if len(batch) == 0 {
 			break
 		}
-		l.untold = a.publish(ctx, l.topic, batch)
+		a.publish(ctx, l, batch)
 	}
 	complete = true
 }
@@ -280,24 +282,24 @@ func (a *AsyncPublisher) take(l *asyncLane) []asyncMessage {
 	return batch
 }
 
-// publish publishes batch and returns the outcome of each message.
-func (a *AsyncPublisher) publish(ctx context.Context, topic string, batch []asyncMessage) []asyncOutcome {
+// publish publishes batch and notes the outcome of each message. When the publisher
+// below ends the goroutine, nobody knows what it has done.
+func (a *AsyncPublisher) publish(ctx context.Context, l *asyncLane, batch []asyncMessage) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
 	defer cancel()
 	msgs := make([]Message, len(batch))
-	outcomes := make([]asyncOutcome, len(batch))
+	l.untold = make([]asyncOutcome, len(batch))
 	for i, b := range batch {
-		msgs[i], outcomes[i].done = b.m, b.done
+		msgs[i], l.untold[i] = b.m, asyncOutcome{b.done, ErrNotConfirmed}
 	}
-	err := a.below.Publish(ctx, topic, msgs...)
+	err := a.below.Publish(ctx, l.topic, msgs...)
 	each, some := errors.AsType[*BatchError](err)
 	some = some && len(each.Errs) == len(batch)
-	for i := range outcomes {
-		if outcomes[i].err = err; some {
-			outcomes[i].err = each.Errs[i]
+	for i := range l.untold {
+		if l.untold[i].err = err; some {
+			l.untold[i].err = each.Errs[i]
 		}
 	}
-	return outcomes
 }
 
 // tell ends a message, also when done panics or calls runtime.Goexit.

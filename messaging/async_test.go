@@ -282,6 +282,25 @@ func TestTheCallerMayReuseAMessageOnceItIsInLine(t *testing.T) {
 	}
 }
 
+func TestDoneIsToldThatNothingIsKnownWhenThePublisherBelowEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &publishes{do: func(context.Context, string, []messaging.Message) error {
+			runtime.Goexit()
+			return nil
+		}}
+		a, stop := runAsync(t, p, messaging.AsyncConfig{MaxInFlight: 1})
+		var told []error
+		for range 3 {
+			if err := a.Publish(t.Context(), "orders", text("x"), func(err error) { told = append(told, err) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := stop(); err != nil || len(told) != 3 || !errors.Is(told[0], messaging.ErrNotConfirmed) {
+			t.Errorf("Run() = %v, done was told %v, want nil, 3 times ErrNotConfirmed", err, told)
+		}
+	})
+}
+
 func TestADoneThatEndsItsGoroutineHoldsUpNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, stop := runAsync(t, &publishes{}, messaging.AsyncConfig{MaxInFlight: 2})

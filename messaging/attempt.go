@@ -10,8 +10,12 @@ import (
 	"time"
 )
 
-// settleTimeout bounds how long a verdict may take to be carried out.
-const settleTimeout = 30 * time.Second
+const (
+	// settleTimeout bounds how long a verdict may take to be carried out.
+	settleTimeout = 30 * time.Second
+	// settlingTime is how long one context serves for verdicts.
+	settlingTime = time.Second
+)
 
 // errGoexit is the failure of a handler that ended its goroutine.
 const errGoexit Reason = "the handler called runtime.Goexit"
@@ -23,12 +27,12 @@ const errGoexitAfter Reason = "the handler's error or Backoff called runtime.Goe
 // handle runs the handler for j and settles it, also when the handler panics or
 // calls runtime.Goexit. It does not begin with what would come to nothing.
 func (v *session) handle(ctx context.Context, l *lane, j job) {
-	if err := cmp.Or(context.Cause(v.intake), context.Cause(j.lease)); err != nil {
-		v.giveBack(l, j, err)
+	if v.intake.Err() != nil || j.lease.Err() != nil {
+		v.giveBack(l, j, cmp.Or(context.Cause(v.intake), context.Cause(j.lease)))
 		return
 	}
 	d := j.d
-	if v.holdable(j) { // what was delivered stays as it came, for the next attempt
+	if j.inOrder { // what was delivered stays as it came, for the next attempt
 		d = j.another()
 	}
 	var cancel context.CancelFunc
@@ -74,30 +78,49 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Dur
 			own.Backoff = backoff
 			verdict = own.verdict(failure, j.attempt, drained)
 		}
-		verdict.Err = readable(verdict.Err)
-		if v.holdable(j) {
+		if j.inOrder {
 			v.concludeInOrder(l, j, d, verdict, took)
 			return
 		}
-		_ = v.settle(j, d, verdict, took) // which it has reported
+		_ = v.settle(l, j, d, verdict, took) // which it has reported
 	}()
 	verdict = v.cfg.verdict(err, j.attempt, drained)
+	verdict.Err = readable(verdict.Err)
 	judged = true
 }
 
 // settle carries verdict out, unless the broker has taken the message back, and
 // reports and returns what kept it from that. The handler has had d, if there was
 // one.
-func (v *session) settle(j job, d *Delivery, verdict Verdict, took time.Duration) error {
+func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, took time.Duration) error {
 	v.leases.remove(j.d)
-	err := context.Cause(j.lease)
-	if err == nil {
-		ctx, cancel := context.WithTimeout(j.lease, settleTimeout)
-		err = j.s.Settle(ctx, verdict)
-		cancel()
+	var err error
+	if j.lease.Err() != nil {
+		err = context.Cause(j.lease)
+	} else {
+		err = j.s.Settle(l.settling.under(j.lease), verdict)
 	}
 	v.settled(j, d, verdict, err, took)
 	return err
+}
+
+// settling is the context in which a lane has verdicts carried out.
+type settling struct {
+	ctx, lease context.Context //nolint:containedctx // of the calls of Settle that the lane makes
+	renewal    time.Time
+	end        func()
+}
+
+// under returns a context within lease that leaves a verdict settleTimeout. It is
+// made anew once in settlingTime only: to make one costs a quarter of all that is
+// done for a message, see BenchmarkConsumer of package memory.
+func (s *settling) under(lease context.Context) context.Context {
+	if now := time.Now(); s.lease != lease || now.After(s.renewal) {
+		s.end()
+		s.lease, s.renewal = lease, now.Add(settlingTime)
+		s.ctx, s.end = context.WithTimeout(lease, settleTimeout+settlingTime)
+	}
+	return s.ctx
 }
 
 // settled tells everybody what became of j.

@@ -52,6 +52,13 @@ func (m *Message) Attributes() iter.Seq2[string, string] {
 	}
 }
 
+// isDatable reports whether t can be written in RFC 3339 form, which has the years 0
+// to 9999. It asks for seconds, because a year takes a division or two.
+func isDatable(t time.Time) bool {
+	const first, end = -62_167_219_200, 253_402_300_800 // when the years 0 and 10000 begin
+	return first <= t.Unix() && t.Unix() < end
+}
+
 // SetAttribute sets the field of m that holds the CloudEvents attribute of this
 // name, and reports whether there is one; an extension attribute, for which there
 // is none, belongs into Headers. It is the reverse of [Message.Attributes], and

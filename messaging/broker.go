@@ -153,11 +153,11 @@ type Subscription struct {
 	DeadLetters bool
 	// OnReady, if set, is called each time the subscription has been established
 	// (again): what is published from then on will reach the group. It must be
-	// quick and not block.
+	// quick, and neither block nor panic.
 	OnReady func()
 	// OnLost, if set, is called with the reason each time an established
 	// subscription is interrupted; OnReady follows when it stands again. It must
-	// be quick and not block.
+	// be quick, and neither block nor panic.
 	OnLost func(error)
 }
 

@@ -45,6 +45,9 @@ func checkMessage(m *Message, limit int) error {
 	if m.ID == "" {
 		return fmt.Errorf("%w: the message has no ID: make messages with NewMessage, and publish the same one again after an error", ErrInvalid)
 	}
+	if !isDatable(m.Time) {
+		return fmt.Errorf("%w: Time is in the year %d, outside 0..9999, and cannot be written in RFC 3339 form", ErrInvalid, m.Time.UTC().Year())
+	}
 	size := 0
 	for _, a := range [...]struct{ name, value string }{
 		{"ID", m.ID}, {"Type", m.Type}, {"Source", m.Source}, {"Subject", m.Subject}, {"Key", m.Key}, {"ContentType", m.ContentType},

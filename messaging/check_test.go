@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -26,6 +27,8 @@ func TestCheckSaysOfEachMessageWhatIsWrongWithIt(t *testing.T) {
 		{"no ID", with(func(m *messaging.Message) { m.ID = "" }), messaging.ErrInvalid, "make messages with NewMessage"},
 		{"a type that is not UTF-8", with(func(m *messaging.Message) { m.Type = "\xff" }), messaging.ErrInvalid, "Type is not UTF-8"},
 		{"a key with NUL", with(func(m *messaging.Message) { m.Key = "a\x00" }), messaging.ErrInvalid, "Key contains NUL"},
+		{"a time that has no RFC 3339 form", with(func(m *messaging.Message) { m.Time = time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -1)) }), messaging.ErrInvalid, "Time is in the year 10000"},
+		{"a time before the year 0", with(func(m *messaging.Message) { m.Time = time.Date(0, 1, 1, 0, 0, -1, 0, time.UTC) }), messaging.ErrInvalid, "Time is in the year -1"},
 		{"a header without name", with(func(m *messaging.Message) { m.Headers[""] = "v" }), messaging.ErrInvalid, `header name ""`},
 		{"a header name with a space", with(func(m *messaging.Message) { m.Headers["a b"] = "v" }), messaging.ErrInvalid, `header name "a b"`},
 		{"a long header name", with(func(m *messaging.Message) { m.Headers[strings.Repeat("ü", 100)] = "v" }), messaging.ErrInvalid, "1 to 128"},
@@ -45,7 +48,9 @@ func TestCheckSaysOfEachMessageWhatIsWrongWithIt(t *testing.T) {
 			}
 		})
 	}
-	if err := messaging.Check("t", 5, []messaging.Message{good, good}); err != nil {
+	first, last := good, good
+	first.Time, last.Time = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	if err := messaging.Check("t", 5, []messaging.Message{good, {ID: "without Time"}, first, last}); err != nil {
 		t.Errorf("Check() of valid messages = %v, want nil", err)
 	}
 }

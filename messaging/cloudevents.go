@@ -142,8 +142,8 @@ func checkEvent(m *Message) (faults []string) {
 	if _, err := url.Parse(m.Source); err != nil {
 		fault("Source is no URI reference: %v", errors.Unwrap(err))
 	}
-	if y := m.Time.UTC().Year(); y < 0 || y > 9999 {
-		fault("Time is in the year %d, outside 0..9999", y)
+	if !isDatable(m.Time) {
+		fault("Time is in the year %d, outside 0..9999", m.Time.UTC().Year())
 	}
 	for name, value := range m.Attributes() {
 		if !isAttributeText(value) {

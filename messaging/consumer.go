@@ -58,7 +58,7 @@ type ConsumerConfig struct {
 	Logger *slog.Logger
 	// OnSettle, if set, is called after each delivery was settled, and with
 	// OrderedRetries after each attempt that is made again. It must be quick and not
-	// panic, and is called by several goroutines at once.
+	// panic, which ends the process, and is called by several goroutines at once.
 	OnSettle func(Settled)
 }
 
@@ -131,8 +131,8 @@ func isNil(p Publisher) bool {
 
 // Handle adds a subscription, whose deliveries h handles within mw. Its faults
 // are reported by Run, all at once: an invalid name, a nil handler, a group that
-// is handled already, a subscription to DeadLetters. A call that comes after Run adds nothing but an entry in
-// the log.
+// is handled already, a subscription to DeadLetters. A call that comes after Run
+// adds nothing but an entry in the log.
 func (c *Consumer) Handle(sub Subscription, h Handler, mw ...Middleware) {
 	sub, err := CheckSubscription(sub)
 	if err == nil && sub.DeadLetters {
@@ -213,8 +213,9 @@ func (c *Consumer) Ready() <-chan struct{} { return c.ready }
 //   - [ErrDrain] when the drain took longer than DrainTimeout;
 //   - [ErrInvalid], with all faults of the calls of Handle, or when there was
 //     none, or when Run is called a second time;
-//   - what a Subscribe returned that ended for good: the other subscriptions are
-//     drained, as if ctx had ended.
+//   - what a Subscribe returned that ended for good, or that OnReady or OnLost
+//     ended it by runtime.Goexit: the other subscriptions are drained, as if ctx
+//     had ended.
 func (c *Consumer) Run(ctx context.Context) error {
 	subs, err := c.start()
 	if err != nil {

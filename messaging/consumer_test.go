@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -200,6 +201,22 @@ func TestSubscribeThatEndsWithoutReasonIsAnError(t *testing.T) {
 		b.fail <- nil
 		if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "group g to topic t ended") {
 			t.Errorf("Run() = %v, want an error that names the subscription", err)
+		}
+	})
+}
+
+func TestHookThatEndsItsGoroutineEndsRunWithAnErrorAndLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which finds goroutines that are left
+		c, err := messaging.NewConsumer(newMemory(t), messaging.ConsumerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Handle(messaging.Subscription{Topic: "t", Group: "g", OnReady: runtime.Goexit}, ok)
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "group g to topic t ended: OnReady, OnLost or the broker called runtime.Goexit") {
+			t.Errorf("Run() = %v, want an error that says what ended", err)
+		}
+		if err := c.Health(); err == nil {
+			t.Error("Health() = nil, want why the subscription is not established")
 		}
 	})
 }

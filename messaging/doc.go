@@ -43,11 +43,11 @@
 //
 // A retry waits at the broker, not in the handler, so it holds nothing up, save
 // what [ConsumerConfig].OrderedRetries asks for: then it waits in the process, and
-// holds up what has its Key. The dead letters of a group keep the message byte for byte, with the headers
-// [HeaderDeadReason] and following.
+// holds up what has its Key.
 //
-// Look at them with [DeadLetters], and move them back with [Redrive] once the
-// cause is mended; both work on every broker.
+// The dead letters of a group keep the message byte for byte, with the headers
+// [HeaderDeadReason] and following. Look at them with [DeadLetters], and move them
+// back with [Redrive] once the cause is mended; both work on every broker.
 //
 // Handlers run in lanes, Concurrency of them for each subscription. The messages
 // of one Key share a lane, one after the other; those without a Key take

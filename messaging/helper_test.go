@@ -43,15 +43,19 @@ type settler struct {
 	extend  func(time.Duration) error // what Extend does, if set
 
 	extendCtx func(context.Context) error // the same
+	settle    func(context.Context) error // what Settle does beside noting the verdict, if set
 
 	mu       sync.Mutex
 	verdicts []messaging.Verdict
 }
 
-func (s *settler) Settle(_ context.Context, v messaging.Verdict) error {
+func (s *settler) Settle(ctx context.Context, v messaging.Verdict) error {
 	s.mu.Lock()
 	s.verdicts = append(s.verdicts, v)
 	s.mu.Unlock()
+	if s.settle != nil {
+		s.err = s.settle(ctx)
+	}
 	s.settled()
 	return s.err
 }

@@ -88,8 +88,10 @@ func (h *holds) watched(j job) held {
 }
 
 // take returns the job that is due first, which is no longer held.
-func (h *holds) take() job {
-	k := h.queue[0]
+func (h *holds) take() job { return h.takeOf(h.queue[0]) }
+
+// takeOf is take for the first job of k.
+func (h *holds) takeOf(k *hold) job {
 	j := k.jobs[0]
 	k.jobs[0] = held{}
 	if k.jobs = k.jobs[1:]; len(k.jobs) == 0 {
@@ -98,20 +100,6 @@ func (h *holds) take() job {
 	h.count.Add(-1)
 	j.unwatch()
 	return j.job
-}
-
-// release returns all that is held of key, in order, and holds it no longer.
-func (h *holds) release(key string) []held {
-	k := h.by[key]
-	if k == nil {
-		return nil
-	}
-	h.drop(k)
-	h.count.Add(-int64(len(k.jobs)))
-	for _, j := range k.jobs {
-		j.unwatch()
-	}
-	return k.jobs
 }
 
 func (h *holds) drop(k *hold) {
@@ -125,9 +113,6 @@ func (h *holds) hasLost(key string) bool {
 	k := h.by[key]
 	return k != nil && slices.ContainsFunc(k.jobs, func(j held) bool { return j.lease.Err() != nil })
 }
-
-// holdable reports whether a failing j holds back the others of its key.
-func (v *session) holdable(j job) bool { return v.cfg.OrderedRetries && j.d.Key != "" }
 
 // another returns a copy of what was delivered, for one attempt.
 func (j job) another() *Delivery {
@@ -167,7 +152,7 @@ func (v *session) nextBesideHolds(l *lane) (j job, ok bool) {
 	return job{}, false
 }
 
-// concludeInOrder is what follows from verdict for a j that is holdable.
+// concludeInOrder is what follows from verdict for a j that is inOrder.
 func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, took time.Duration) {
 	if verdict.Kind == Retry && v.intake.Err() == nil && j.lease.Err() == nil {
 		next := j
@@ -184,7 +169,7 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 	if verdict.Kind == DeadLetter && j.attempt != j.d.Attempt {
 		verdict.Attempt = j.attempt
 	}
-	if err := v.settle(j, d, verdict, took); err != nil || verdict.Kind == Release {
+	if err := v.settle(l, j, d, verdict, took); err != nil || verdict.Kind == Release {
 		// It comes again, and before the others, so they must too.
 		v.releaseKey(l, j.d.Key, cmp.Or(err, context.Cause(v.intake)))
 	}
@@ -193,16 +178,18 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 // giveBack releases j, which no handler has begun with, and what is held behind
 // it.
 func (v *session) giveBack(l *lane, j job, why error) {
-	_ = v.settle(j, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
-	if v.holdable(j) {
+	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
+	if j.inOrder {
 		v.releaseKey(l, j.d.Key, why)
 	}
 }
 
-// releaseKey releases what is held of key, in order.
+// releaseKey releases what is held of key, in order. It takes one after the other,
+// so that the lane still has the rest when OnSettle ends its goroutine.
 func (v *session) releaseKey(l *lane, key string, why error) {
-	for _, j := range l.holds.release(key) {
-		_ = v.settle(j.job, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
+	for k := l.holds.by[key]; k != nil; k = l.holds.by[key] {
+		j := l.holds.takeOf(k)
+		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
 	}
 }
 

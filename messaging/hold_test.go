@@ -107,7 +107,10 @@ func TestHeldKeyGoesOnWhenItsFirstMessageIsDeadLettered(t *testing.T) {
 func TestMessageWithoutKeyIsRetriedByTheBrokerUnderOrderedRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newScript()
-		r := runOne(t, b, inOrder(), fails)
+		r := runOne(t, b, inOrder(), func(_ context.Context, d *messaging.Delivery) error {
+			d.Key = "what the handler found in the payload" // as CloudEvents does
+			return errFailed
+		})
 		d := delivery("m", 1)
 		b.deliver(d)
 		if got := d.verdict(t); got.Kind != messaging.Retry || got.After != 10*time.Second {
@@ -292,6 +295,35 @@ func TestHeldDeliveriesAreReleasedInOrderWhenTheConsumerStopsOrPauses(t *testing
 			})
 		})
 	}
+}
+
+func TestHeldDeliveriesAreReleasedThoughOnSettleEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		cfg, released := releases(inOrder())
+		note, calls := cfg.OnSettle, 0
+		cfg.OnSettle = func(s messaging.Settled) {
+			note(s)
+			if calls++; calls > 2 { // the first attempt has failed, its message been released
+				runtime.Goexit()
+			}
+		}
+		r := runOne(t, b, cfg, fails)
+		for n := range 5 {
+			b.deliver(keyedDelivery("a", strconv.Itoa(n)))
+		}
+		r.stop()
+		synctest.Wait()
+		select {
+		case err := <-r.ended:
+			if err != nil || released() != "0 1 2 3 4" {
+				t.Errorf("Run() = %v, released %s; want nil, 0 1 2 3 4", err, released())
+			}
+		default:
+			t.Errorf("Run() goes on, released %s; want its end, 0 1 2 3 4", released())
+			b.fail <- nil
+		}
+	})
 }
 
 func TestHeldDeliveriesAreReleasedInOrderWhenSubscribeFails(t *testing.T) {

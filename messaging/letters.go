@@ -3,6 +3,7 @@ package messaging
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -40,17 +41,22 @@ func DeadLetters(ctx context.Context, b Broker, s Subscription, n int) (dead []M
 		}
 		letters.stop()
 	}()
-	for len(dead) < n {
-		l, err := letters.next(ctx, quiet)
-		if err != nil {
-			return dead, fmt.Errorf("messaging: dead letters of %s of %s: %w", s.Group, s.Topic, err)
+	for len(held) < n {
+		var l *letter
+		if l, err = letters.next(ctx, quiet); err != nil {
+			err = fmt.Errorf("messaging: dead letters of %s of %s: %w", s.Group, s.Topic, err)
+			break
 		}
 		if l == nil {
 			break
 		}
-		held, dead = append(held, l), append(dead, l.d.Message)
+		// What the broker has taken back meanwhile comes again.
+		held = append(slices.DeleteFunc(held, (*letter).lost), l)
 	}
-	return dead, nil
+	for _, l := range held {
+		dead = append(dead, l.d.Message)
+	}
+	return dead, err
 }
 
 // deadSubscription returns s as a subscription to dead letters, or an ErrInvalid
@@ -180,6 +186,9 @@ func (l *letter) settle(v Verdict) error {
 	}
 	return err
 }
+
+// lost reports whether the broker has taken l back.
+func (l *letter) lost() bool { return l.lease.Err() != nil }
 
 // release leaves l where it is, unless it was settled.
 func (l *letter) release() {

@@ -25,7 +25,7 @@ type Message struct {
 	Source string
 	// Subject names what the event is about, within the source. Optional.
 	Subject string
-	// Time is when the event happened. Optional.
+	// Time is when the event happened, in the years 0 to 9999 of UTC. Optional.
 	Time time.Time
 	// Key orders messages: those with the same Key are handled by one Consumer one
 	// after the other, in the order in which one publisher published them, save

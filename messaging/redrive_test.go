@@ -320,6 +320,32 @@ func TestRedriveGoesOnWhenADeadLetterIsTakenBack(t *testing.T) {
 	})
 }
 
+func TestDeadLettersShowsOnceWhatTheBrokerHasTakenBackMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := deadBroker{subscribe: func(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
+			s.OnReady()
+			for _, ids := range []string{"12", "123"} { // the connection is lost between them
+				lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
+				defer end(nil)
+				for _, id := range ids {
+					if err := deliver(lease, &messaging.Delivery{Message: messaging.Message{ID: string(id)}}, &deadSettler{}); err != nil {
+						return err
+					}
+				}
+				if ids == "12" {
+					end(messaging.ErrLost)
+				}
+			}
+			<-ctx.Done()
+			return nil
+		}}
+		dead, err := messaging.DeadLetters(t.Context(), b, theGroup, 4)
+		if err != nil || idsOf(dead) != "1 2 3" {
+			t.Errorf("DeadLetters() = %s, %v, want 1 2 3, nil", idsOf(dead), err)
+		}
+	})
+}
+
 func TestRedriveReportsWhatKeepsItFromGoingOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one := func(set *deadSettler) func(context.Context, messaging.Subscription, messaging.Deliver) error {

@@ -34,6 +34,7 @@ type job struct {
 	s       Settler
 	id      string // d is the handler's, which may change it; these stay
 	attempt int
+	inOrder bool // when it fails, it holds back the others of its Key
 }
 
 // A lane is what one goroutine handles, one by one. All but jobs is that
@@ -42,6 +43,7 @@ type lane struct {
 	jobs       chan job
 	own, spare <-chan job // what it takes from; nil once closed and empty
 	holds      holds
+	settling   settling
 }
 
 func newSession(intake, drain context.Context, s *subscriber, term time.Duration) *session {
@@ -53,7 +55,7 @@ func newSession(intake, drain context.Context, s *subscriber, term time.Duration
 	v.spare = make(chan job, room)
 	for range s.cfg.Concurrency {
 		jobs := make(chan job, room)
-		v.lanes = append(v.lanes, &lane{jobs: jobs, own: jobs, spare: v.spare, holds: holds{count: &s.tally.held}})
+		v.lanes = append(v.lanes, &lane{jobs: jobs, own: jobs, spare: v.spare, holds: holds{count: &s.tally.held}, settling: settling{end: func() {}}})
 	}
 	return v
 }
@@ -103,7 +105,7 @@ func (v *session) deliver(lease context.Context, d *Delivery, s Settler) error {
 	if d.Key != "" {
 		jobs = v.lanes[maphash.String(v.seed, d.Key)%uint64(len(v.lanes))].jobs
 	}
-	j := job{lease, d, s, d.ID, d.Attempt}
+	j := job{lease, d, s, d.ID, d.Attempt, v.cfg.OrderedRetries && d.Key != ""}
 	v.leases.add(j)
 	select {
 	case jobs <- j:
@@ -132,9 +134,12 @@ func (v *session) work(l *lane) {
 	)
 	defer func() {
 		end()
-		if !complete { // a handler ended this goroutine: the lane goes on in another
-			v.running.Go(func() { v.work(l) })
+		if complete {
+			l.settling.end()
+			return
 		}
+		// A handler ended this goroutine: the lane goes on in another.
+		v.running.Go(func() { v.work(l) })
 	}()
 	for {
 		j, ok := v.next(l)

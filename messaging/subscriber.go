@@ -96,7 +96,10 @@ func (s *subscriber) serve(intake, drain context.Context, b Broker, ready, faile
 			s.sub.OnLost(why)
 		}
 	}
-	err := b.Subscribe(intake, sub, v.deliver)
+	err := fmt.Errorf("messaging: the subscription of group %s to topic %s ended: OnReady, OnLost or the broker called runtime.Goexit", sub.Group, sub.Topic)
+	var subscribing sync.WaitGroup // for a goroutine that may end, without its session
+	subscribing.Go(func() { err = b.Subscribe(intake, sub, v.deliver) })
+	subscribing.Wait()
 	if err == nil && intake.Err() == nil {
 		err = fmt.Errorf("messaging: the subscription of group %s to topic %s ended, and the broker does not say why", sub.Group, sub.Topic)
 	}

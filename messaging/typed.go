@@ -53,9 +53,10 @@ func Encode(codec Codec, typ string, v any) (Message, error) {
 
 // Typed returns a Handler that decodes each payload into a new T and passes it
 // to fn. T may be a pointer, as the types of protobuf want it; it then points to
-// a new value, which is what codec decodes into, and is never nil. A payload that cannot be decoded is dead-lettered at its first attempt,
-// with [ReasonDecode]. What fn returns is returned as it is. For a topic with
-// events of several types, or versions of them, see [Events].
+// a new value, which is what codec decodes into, and is never nil. A payload that
+// cannot be decoded is dead-lettered at its first attempt, with [ReasonDecode].
+// What fn returns is returned as it is. For a topic with events of several types,
+// or versions of them, see [Events].
 //
 // Where codec or fn is nil, so is the Handler, which [Consumer.Run] reports.
 func Typed[T any](codec Codec, fn func(context.Context, T, *Delivery) error) Handler {

@@ -58,6 +58,7 @@ func TestDeliveryIsSettledByWhatItsHandlerDid(t *testing.T) {
 		{"a panic is a failed attempt", 1, func(context.Context, *messaging.Delivery) error { panic("no") }, retry(time.Second, false)},
 		{"a panic at the last attempt is exhausted", last, func(context.Context, *messaging.Delivery) error { panic(errFailed) }, dead("exhausted")},
 		{"runtime.Goexit is a failed attempt", 1, func(context.Context, *messaging.Delivery) error { runtime.Goexit(); return nil }, retry(time.Second, false)},
+		{"a Codec that panics is a failed attempt", 1, messaging.Typed(breaking{}, func(context.Context, int, *messaging.Delivery) error { return nil }), retry(time.Second, false)},
 		{"a change of the delivery by its handler changes nothing", last, func(_ context.Context, d *messaging.Delivery) error {
 			d.Attempt = 1
 			return errFailed
@@ -84,17 +85,25 @@ func TestDeliveryIsSettledByWhatItsHandlerDid(t *testing.T) {
 	}
 }
 
+// breaking is a Codec with a fault.
+type breaking struct{ messaging.JSON }
+
+func (breaking) Decode(*messaging.Message, any) error { panic("no codec") }
+
 // hostile is an error whose methods panic for a nil pointer.
 type hostile struct{ text string }
 
 func (e *hostile) Error() string { return e.text }
 
 // fussy does so when it is asked for what it knows.
-type fussy struct{ rejected, after, text bool }
+type fussy struct{ rejected, after, text, exit bool }
 
 func (e fussy) Error() string {
 	if e.text {
 		panic("no text")
+	}
+	if e.exit {
+		runtime.Goexit()
 	}
 	return "fussy"
 }
@@ -128,6 +137,7 @@ func TestErrorOrBackoffThatPanicsIsAFailedAttempt(t *testing.T) {
 		{"Rejected", fussy{rejected: true}, pause, false, "no opinion"},
 		{"RetryAfter", fussy{after: true}, pause, false, "no time"},
 		{"Backoff", errFailed, func(int) time.Duration { panic("no backoff") }, false, "no backoff"},
+		{"Goexit in Error", fussy{exit: true}, pause, false, "runtime.Goexit"},
 		{"Goexit in Backoff", errFailed, func(int) time.Duration { runtime.Goexit(); return 0 }, false, "runtime.Goexit"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -359,6 +369,43 @@ func TestMessageIsAcknowledgedOnlyAfterItsHandlerReturnedNilAndComesAgainWhenSet
 		pass(3 * time.Hour)
 		if got := r.c.Stats()[0]; calls.Load() != 2 || got.Handled != 1 || got.Lost != 1 {
 			t.Errorf("%d calls, %+v; want a second after the first Ack failed, and one handled", calls.Load(), got)
+		}
+		_ = r.end()
+	})
+}
+
+func TestEachVerdictHas30SecondsToBeCarriedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, ok)
+		// The second and third are settled in what the first was settled in, or not.
+		for _, after := range []time.Duration{0, 999 * time.Millisecond, time.Second, time.Hour} {
+			time.Sleep(after)
+			d := delivery("quick", 1)
+			b.deliver(d)
+			slow := delivery("slow", 1)
+			var took time.Duration
+			slow.settle = func(ctx context.Context) error {
+				began := time.Now()
+				<-ctx.Done()
+				took = time.Since(began)
+				return context.Cause(ctx)
+			}
+			b.deliver(slow)
+			pass(time.Minute)
+			if took < 30*time.Second || took > 31*time.Second {
+				t.Errorf("a verdict was given up after %v, want 30s to 31s", took)
+			}
+		}
+		lease, lose := context.WithCancelCause(context.Background())
+		lost := delivery("lost", 1).under(lease)
+		lost.settle = func(ctx context.Context) error {
+			lose(messaging.ErrLost)
+			return context.Cause(ctx)
+		}
+		b.deliver(lost)
+		if !errors.Is(lost.err, messaging.ErrLost) {
+			t.Errorf("the context of Settle ended with %v, want ErrLost as the lease", lost.err)
 		}
 		_ = r.end()
 	})

@@ -102,7 +102,7 @@ func TestAPanicInOnDoneOfAHedgeDiscardsTheWinner(t *testing.T) {
 		}
 	}()
 	_, _ = retry.Hedge(t.Context(), h, func(ctx context.Context) (*http.Response, error) {
-		own = ctx
+		own = ctx //nolint:fatcontext // it is looked at when the call is over
 		return &http.Response{StatusCode: 200, Body: b}, nil
 	}, nil)
 }

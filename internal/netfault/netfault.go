@@ -16,6 +16,8 @@
 package netfault
 
 import (
+	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -39,8 +41,8 @@ type Proxy struct {
 	l       net.Listener
 	to      string
 	running sync.WaitGroup
-	once    sync.Once
-	closed  chan struct{}
+	end     context.CancelFunc // ends what follows
+	closed  <-chan struct{}
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool // guarded by mu
@@ -56,18 +58,20 @@ type Proxy struct {
 // port of 127.0.0.1, and connects to the server for each client that comes.
 // Close it at the end.
 func Listen(to string) (*Proxy, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ctx, end := context.WithCancel(context.Background())
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
+		end()
 		return nil, err
 	}
-	p := &Proxy{l: l, to: to, closed: make(chan struct{}), conns: map[net.Conn]bool{}}
+	p := &Proxy{l: l, to: to, end: end, closed: ctx.Done(), conns: map[net.Conn]bool{}}
 	p.running.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			p.running.Go(func() { p.serve(c) })
+			p.running.Go(func() { p.serve(ctx, c) })
 		}
 	})
 	return p, nil
@@ -136,20 +140,21 @@ func (p *Proxy) Heal() {
 
 // Close cuts every connection, takes no more, and returns when all goroutines of
 // the Proxy have ended. Only the first call does anything.
-func (p *Proxy) Close() (err error) {
-	p.once.Do(func() {
-		close(p.closed)
-		err = p.l.Close()
-		p.Heal()
-		p.Cut()
-		p.running.Wait()
-	})
+func (p *Proxy) Close() error {
+	p.end()
+	err := p.l.Close()
+	p.Heal()
+	p.Cut()
+	p.running.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	return err
 }
 
 // serve passes one connection on, until either side ends it.
-func (p *Proxy) serve(client net.Conn) {
-	server, err := net.Dial("tcp", p.to)
+func (p *Proxy) serve(ctx context.Context, client net.Conn) {
+	server, err := new(net.Dialer).DialContext(ctx, "tcp", p.to)
 	if err != nil {
 		_ = client.Close()
 		return
@@ -174,8 +179,7 @@ func (p *Proxy) serve(client net.Conn) {
 
 // pass copies one way: 0 is up and 1 is down.
 func (p *Proxy) pass(to, from net.Conn, way int) {
-	defer to.Close()
-	defer from.Close()
+	defer func() { _, _ = to.Close(), from.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)

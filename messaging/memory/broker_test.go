@@ -3,6 +3,7 @@ package memory_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -102,6 +103,68 @@ func TestMessageGoesToAllGroupsOrToNone(t *testing.T) {
 		full.receive().ack(t)
 		a.stop()
 		full.stop()
+	})
+}
+
+func TestMessageCostsOneCopyForTheBrokerAndOneForEachDelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		allocated := func() uint64 {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.TotalAlloc
+		}
+		b := newBroker(t, memory.Config{})
+		for _, group := range []string{"idle", "absent"} {
+			declare(t, b, group)
+		}
+		sub := subscribe(t, b, "g", 0, nil)
+		m := numbered(0)
+		m.Payload = make([]byte, size)
+		before := allocated()
+		publish(t, b, m)
+		a := sub.receive()
+		if got := float64(allocated()-before) / size; got < 2 || got > 2.5 {
+			t.Errorf("a message of three groups with one delivery has taken %.1f times its payload, want twice", got)
+		}
+		a.ack(t)
+		sub.stop()
+	})
+}
+
+// The bubble does not end before the goroutines in it do.
+func TestIdleBrokerHasNoGoroutineButThoseThatCallSubscribe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroker(t, memory.Config{Lease: time.Minute})
+		sub := subscribe(t, b, "g", 0, nil)
+		for n := range 4 {
+			publish(t, b, numbered(n))
+		}
+		sub.receive().settle(t, messaging.Verdict{Kind: messaging.Retry, After: time.Hour})
+		sub.receive().settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
+		sub.receive().ack(t)
+		sub.cancel()
+		sub.receive().settle(t, messaging.Verdict{Kind: messaging.Release})
+		sub.stop()
+	})
+}
+
+func TestReceiverSeesNothingOfThePublishersContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		b := newBroker(t, memory.Config{})
+		sub := subscribe(t, b, "g", 0, nil)
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "the publisher's"))
+		if err := b.Publish(ctx, "t", numbered(0)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		a := sub.receive()
+		if got, err := a.lease.Value(key{}), a.lease.Err(); got != nil || err != nil {
+			t.Errorf("the lease has the value %v and has ended with %v, want neither", got, err)
+		}
+		a.ack(t)
+		sub.stop()
 	})
 }
 

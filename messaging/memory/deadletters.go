@@ -89,20 +89,17 @@ func (r *reader) run(ctx, lease context.Context, prefetch int, deliver messaging
 	return nil
 }
 
-// hand gives l to deliver, and takes it back when it is not accepted.
+// hand gives l to deliver, and takes it back when it is not accepted. When deliver
+// panics or calls runtime.Goexit, lose does.
 func (r *reader) hand(lease context.Context, l *letter, again bool, deliver messaging.Deliver) {
 	h := &inHand{reader: r, letter: l}
 	d := &messaging.Delivery{Message: l.message(), Topic: r.group.topic, Group: r.group.name, Attempt: 1, Redelivered: again}
 	r.mu.Lock()
 	r.open[h] = struct{}{}
 	r.mu.Unlock()
-	accepted := false
-	defer func() { // also when deliver panics or calls runtime.Goexit
-		if !accepted {
-			_ = h.Settle(lease, messaging.Verdict{Kind: messaging.Release})
-		}
-	}()
-	accepted = deliver(lease, d, h) == nil
+	if deliver(lease, d, h) != nil {
+		_ = h.Settle(lease, messaging.Verdict{Kind: messaging.Release})
+	}
 }
 
 func (r *reader) unsettled() int {

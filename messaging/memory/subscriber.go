@@ -139,7 +139,8 @@ func (s *subscriber) take(ctx, lease context.Context) *entry {
 	return nil
 }
 
-// hand gives e to deliver, and takes it back when it is not accepted.
+// hand gives e to deliver, and takes it back when it is not accepted. When deliver
+// panics or calls runtime.Goexit, lose takes it back, with those before it.
 func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Deliver) {
 	if e.seq == 0 {
 		e.seq = s.group.next.Add(1)
@@ -153,13 +154,9 @@ func (s *subscriber) hand(lease context.Context, e *entry, deliver messaging.Del
 		lease = s.grant(lease, h)
 	}
 	s.mu.Unlock()
-	accepted := false
-	defer func() { // also when deliver panics or calls runtime.Goexit
-		if !accepted {
-			_ = h.Settle(lease, messaging.Verdict{Kind: messaging.Release})
-		}
-	}()
-	accepted = deliver(lease, &h.d, h) == nil
+	if deliver(lease, &h.d, h) != nil {
+		_ = h.Settle(lease, messaging.Verdict{Kind: messaging.Release})
+	}
 }
 
 // unsettled returns how many deliveries are handed out.
@@ -177,11 +174,13 @@ func (s *subscriber) lose() {
 	s.open = nil
 	s.expiry.stop()
 	s.mu.Unlock()
+	var over []*entry
 	for h := range open {
 		if h.state.CompareAndSwap(held, lost) {
-			s.group.release(h.entry)
+			over = append(over, h.entry)
 		}
 	}
+	s.group.release(over...)
 }
 
 // settled counts h as settled.

@@ -195,6 +195,38 @@ func TestDeliverThatEndsItsGoroutineGivesTheMessageBack(t *testing.T) {
 	}
 }
 
+// Another subscriber waits for them meanwhile, on another processor.
+func TestDeliveriesThatAreLostWithTheirSubscriberComeAgainInTheirOrder(t *testing.T) {
+	const total = 2000
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBroker(t, memory.Config{})
+			accepted := 0
+			first := subscribe(t, b, "g", total, func(context.Context, *messaging.Delivery, messaging.Settler) error {
+				if accepted++; accepted == total {
+					runtime.Goexit()
+				}
+				return nil
+			})
+			for n := range total - 1 {
+				publish(t, b, numbered(n))
+			}
+			synctest.Wait()
+			second := subscribe(t, b, "g", total, nil)
+			publish(t, b, numbered(total-1)) // the first has waited longer
+			for n := range total {
+				a := second.receive()
+				if number(a.Message) != n {
+					t.Fatalf("message %d came where %d was next", number(a.Message), n)
+				}
+				a.ack(t)
+			}
+			second.stop()
+			first.cancel()
+		})
+	}
+}
+
 func TestUnknownVerdictGivesTheMessageBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBroker(t, memory.Config{})

@@ -23,6 +23,16 @@ func delay(g *group) {
 	g.aside.Store(1)
 }
 
+func TestDelaysAreMeasuredByTheMonotonicClock(t *testing.T) {
+	b, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.base == b.base.Round(0) { //nolint:staticcheck // == sees the monotonic reading, of which Round leaves nothing
+		t.Errorf("base = %v, want a time with a monotonic reading, which no change of the clock moves", b.base)
+	}
+}
+
 func TestWatcherThatFindsAnEntryWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := watched()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,12 +18,21 @@ func consuming() []guarantee {
 	return []guarantee{
 		{name: "a Consumer tries a failing message MaxAttempts times while others pass", check: consumeFailing},
 		{name: "a Consumer never handles two messages with one key at one time or out of order", check: consumeOrdered, unless: unordered},
+		{name: "a Consumer with OrderedRetries holds back the later messages of a failing key and no other", check: consumeInOrder, unless: unordered},
+		{name: "a Consumer that is paused finishes what runs and gives back the rest until it is resumed", check: consumePaused},
 		{name: "a Consumer that stops finishes what runs and leaves the rest to the next", check: consumeDrain},
 	}
 }
 
 // consume runs a Consumer, and returns what stops it and returns its error.
 func (h *harness) consume(cfg messaging.ConsumerConfig, handle messaging.Handler) (stop func() error) {
+	h.Helper()
+	_, stop = h.consumer(cfg, handle)
+	return stop
+}
+
+// consumer is consume that returns the Consumer too.
+func (h *harness) consumer(cfg messaging.ConsumerConfig, handle messaging.Handler) (c *messaging.Consumer, stop func() error) {
 	h.Helper()
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	c, err := messaging.NewConsumer(h.broker, cfg)
@@ -41,7 +51,7 @@ func (h *harness) consume(cfg messaging.ConsumerConfig, handle messaging.Handler
 	case <-time.After(patience):
 		h.Fatal("the Consumer does not become ready")
 	}
-	return func() error {
+	return c, func() error {
 		cancel()
 		select {
 		case err := <-ended:
@@ -129,6 +139,87 @@ func consumeOrdered(h *harness) {
 	if err := stop(); err != nil {
 		h.Errorf("Run() = %v, want nil", err)
 	}
+}
+
+// The first message of a key fails until one of another key has passed, so that
+// nothing depends on how long anything takes.
+func consumeInOrder(h *harness) {
+	var mu sync.Mutex
+	var failures int
+	var log []string // what was handled, without failing
+	all := make(chan struct{})
+	stop := h.consume(messaging.ConsumerConfig{
+		OrderedRetries: true, MaxAttempts: 1 << 30, Backoff: func(int) time.Duration { return time.Millisecond },
+	}, func(_ context.Context, d *messaging.Delivery) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if d.Type == "first" && (failures == 0 || !slices.Contains(log, "passing")) {
+			failures++
+			return errors.New("failed")
+		}
+		if log = append(log, d.Type); len(log) == 3 {
+			close(all)
+		}
+		return nil
+	})
+	msgs := []messaging.Message{message("first"), message("second"), message("passing")}
+	msgs[0].Key, msgs[1].Key, msgs[2].Key = "failing", "failing", "passing"
+	h.publish(msgs...)
+	await(h, all, "the handling of all messages")
+	if err := stop(); err != nil {
+		h.Errorf("Run() = %v, want nil", err)
+	}
+	if first, second := slices.Index(log, "first"), slices.Index(log, "second"); first > second {
+		h.Errorf("handled %s, want first before second", log)
+	}
+	h.nothingLeft()
+}
+
+func consumePaused(h *harness) {
+	const total = 5
+	begun, finish := make(chan string, 2*total), make(chan struct{})
+	settled := make(chan messaging.Kind, 20*total)
+	c, stop := h.consumer(messaging.ConsumerConfig{
+		Concurrency: 1, OnSettle: func(s messaging.Settled) { settled <- s.Verdict.Kind },
+	}, func(_ context.Context, d *messaging.Delivery) error {
+		begun <- d.ID
+		<-finish
+		return nil
+	})
+	for range total {
+		h.publish(message("m"))
+	}
+	first := await(h, begun, "the first call of the handler")
+	if err := c.Pause(h.topic, "g"); err != nil {
+		h.Fatalf("Pause() = %v, want nil", err)
+	}
+	close(finish)
+	for await(h, settled, "the end of the first handler") != messaging.Ack { // the others are given back before or after it
+	}
+	rest := h.group("g")
+	for range total - 1 {
+		a := rest.receive()
+		if a.ID == first {
+			h.Error("another subscriber received the message whose handler ran at the pause, want the others alone")
+		}
+		h.ack(a)
+	}
+	rest.stop()
+	if len(begun) != 0 {
+		h.Errorf("%d handlers were begun after the pause, want 0", len(begun))
+	}
+	if err := c.Resume(h.topic, "g"); err != nil {
+		h.Fatalf("Resume() = %v, want nil", err)
+	}
+	last := message("last")
+	h.publish(last)
+	if got := await(h, begun, "the first call of the handler after Resume"); got != last.ID {
+		h.Errorf("after Resume, message %s was handled, want %s", got, last.ID)
+	}
+	if err := stop(); err != nil {
+		h.Errorf("Run() = %v, want nil", err)
+	}
+	h.nothingLeft()
 }
 
 func consumeDrain(h *harness) {

@@ -27,6 +27,7 @@ type Broker struct {
 	in      link[*connection] // all consuming
 	closing chan struct{}     // closed when Close begins
 	answer  time.Duration     // how long RabbitMQ has to answer a request
+	astray  time.Duration     // how long a route that leads nowhere is tried
 	routes  routes
 
 	mu      sync.Mutex
@@ -42,7 +43,7 @@ func New(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{set: set, closing: make(chan struct{}), answer: answerTimeout}
+	b := &Broker{set: set, closing: make(chan struct{}), answer: answerTimeout, astray: astrayFor}
 	b.out = link[*outlet]{broker: b, what: "publish", open: b.openOutlet}
 	b.in = link[*connection]{broker: b, what: "consume", open: func(ctx context.Context) (*connection, error) {
 		return b.dial(ctx, "consume", func(*amqp.Connection) error { return nil })
@@ -62,7 +63,7 @@ func (b *Broker) Promises() messaging.Promises {
 //
 //   - [messaging.ErrInvalid], [messaging.ErrTooLarge]: before the network.
 //   - [messaging.ErrUnroutable]: no group has ever subscribed to topic, or all
-//     that had are gone for 10s.
+//     that had are gone for 30s.
 //   - [messaging.ErrRefused]: a queue is full or has failed.
 //   - [messaging.ErrNotConfirmed] and the cause of ctx: it was sent, and ctx
 //     ended before the answer. It may have been stored.

@@ -51,7 +51,7 @@ func TestARequestThatIsNeverAnsweredIsToldAndMadeAgain(t *testing.T) {
 			var log record
 			b := newBroker(t, rabbitmq.Config{URL: via, RetryDelays: rungs[:1], Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			rabbitmq.SetAnswerTimeout(b, 2*time.Second)
-			p.loseFirst(c.class, c.method)
+			loseFirst(p, c.class, c.method)
 			got := make(chan *messaging.Delivery, 10)
 			sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, into(got, messaging.Verdict{}))
 			sub.stop()
@@ -60,6 +60,33 @@ func TestARequestThatIsNeverAnsweredIsToldAndMadeAgain(t *testing.T) {
 			}
 		})
 	}
+	t.Run("to confirm a message", func(t *testing.T) {
+		t.Parallel()
+		a := newAdmin(t)
+		topic := a.topic("g")
+		p, via := newProxy(t)
+		var log record
+		b := newBroker(t, rabbitmq.Config{URL: via, RetryDelays: rungs[:1], Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		rabbitmq.SetAnswerTimeout(b, time.Second)
+		got := make(chan *messaging.Delivery, 10)
+		sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, into(got, messaging.Verdict{}))
+		if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
+			t.Fatalf("Publish() = %v, want nil", err)
+		}
+		receive(t, got)
+		loseFirst(p, 60, 40)
+		m := messaging.NewMessage("Numbered", nil)
+		if err := b.Publish(within(t, patience), topic, m); err != nil {
+			t.Errorf("Publish() of a message that is never confirmed = %v, want nil: it goes out again", err)
+		}
+		if d := receive(t, got); d.ID != m.ID {
+			t.Errorf("received %s, want %s", d.ID, m.ID)
+		}
+		if text := log.String(); !strings.Contains(text, "no answer from the broker") || !strings.Contains(text, "confirm a message") {
+			t.Errorf("the log does not tell that a message was not confirmed:\n%s", text)
+		}
+		sub.stop()
+	})
 	t.Run("by Publish", func(t *testing.T) {
 		t.Parallel()
 		a := newAdmin(t)
@@ -69,7 +96,7 @@ func TestARequestThatIsNeverAnsweredIsToldAndMadeAgain(t *testing.T) {
 		var log record
 		b := newBroker(t, rabbitmq.Config{URL: via, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		rabbitmq.SetAnswerTimeout(b, 2*time.Second)
-		p.loseFirst(40, 10)
+		loseFirst(p, 40, 10)
 		if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
 			t.Errorf("Publish() = %v, want nil", err)
 		}

@@ -135,7 +135,7 @@ func TestAReaderOfDeadLettersThatDiesLosesNothing(t *testing.T) {
 				t.Fatalf("round %d: dead letter %d is %s, want %s", round, i, l.d.ID, want[i].ID)
 			}
 			if i == len(want)-1 {
-				p.cut()
+				p.Cut()
 				receive(t, l.lease.Done())
 			}
 		}

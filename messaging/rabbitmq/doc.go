@@ -79,7 +79,7 @@
 //   - A lost connection, a deleted exchange or a deleted queue is no error while
 //     the context lasts; wrong credentials and conflicting settings are, at once.
 //     A subscriber looks every 5s whether its exchange is still there, and makes
-//     its queue again at once; until then Publish tries again, for up to 10s.
+//     its queue again at once; until then Publish tries again, for up to 30s.
 //   - Every call ends with its context, also while the broker is silent or blocks
 //     publishers.
 //   - A delivery is acknowledged only after its retry or its dead letter is
@@ -120,7 +120,8 @@
 // Reconnecting waits up to 200ms, doubled for each failure up to 5s, a random
 // part of it each time. A request that the broker does not answer within 30s, such
 // as one to a queue that has lost its leader, costs the connection, which is made
-// again; the log names the request. Payloads are limited to 16 MiB, which is
+// again; the log names the request. So does a message that stays unconfirmed for
+// up to 45s while the broker reads: it goes out again. Payloads are limited to 16 MiB, which is
 // RabbitMQ 4's own limit. A quorum queue sets a message aside by itself after
 // 1,000 returns, far more than restarts cause: it ends the round of a message that
 // kills every process that receives it.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-go/parley/internal/netfault"
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/rabbitmq"
 )
@@ -63,7 +64,7 @@ func TestWhatIsConfirmedIsReceivedThoughConnectionsAreCut(t *testing.T) {
 			t.Fatal("publishing does not come forward")
 		}
 		if n%(publishers*rounds/4) == 5 {
-			p.cut()
+			p.Cut()
 		}
 	}
 	wg.Wait()
@@ -106,7 +107,7 @@ func TestASettleAfterTheLossDoesNothingAndReturnsErrLost(t *testing.T) {
 		t.Fatalf("Publish() = %v, want nil", err)
 	}
 	first := receive(t, accepted)
-	p.cut()
+	p.Cut()
 	receive(t, first.lease.Done())
 	if cause := context.Cause(first.lease); !errors.Is(cause, messaging.ErrLost) {
 		t.Errorf("the lease ended with %v, want ErrLost", cause)
@@ -141,7 +142,7 @@ func TestASilentBrokerHoldsUpNoContext(t *testing.T) {
 	if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
 		t.Fatalf("Publish() = %v, want nil", err)
 	}
-	p.blackhole()
+	p.Hold(netfault.Both)
 	stop := errors.New("enough")
 	var wg sync.WaitGroup
 	for range 8 {
@@ -156,7 +157,7 @@ func TestASilentBrokerHoldsUpNoContext(t *testing.T) {
 	}
 	wg.Wait()
 	// Heartbeats stay away; both connections are given up and made again.
-	p.heal()
+	p.Heal()
 	ctx := within(t, patience)
 	last := messaging.NewMessage("Last", nil)
 	if err := b.Publish(ctx, topic, last); err != nil {
@@ -177,7 +178,7 @@ func TestAMessageSentIntoSilenceIsReportedAsNotConfirmed(t *testing.T) {
 	if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
 		t.Fatalf("Publish() = %v, want nil", err)
 	}
-	p.blackhole()
+	p.Hold(netfault.Both)
 	stop := errors.New("enough")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, stop)
 	defer cancel()

@@ -8,14 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
-	"sync"
 	"testing"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/parley-go/parley/internal/netfault"
 	"github.com/parley-go/parley/internal/services"
 	"github.com/parley-go/parley/internal/services/need"
 	"github.com/parley-go/parley/messaging"
@@ -265,137 +264,31 @@ func numbered(n int) []messaging.Message {
 	return msgs
 }
 
-// A proxy stands between a Broker and RabbitMQ, and breaks what passes.
-type proxy struct {
-	t      testing.TB
-	l      net.Listener
-	to     string
-	mu     sync.Mutex
-	conns  map[net.Conn]bool
-	stall  chan struct{} // closed while nothing passes; nil otherwise
-	closed bool
-	lose   func(p []byte) bool // whether to lose what a client sends; nil loses nothing
-}
-
-// loseFirst loses the first request of a class and method of AMQP 0-9-1, and
-// passes all else on.
-func (p *proxy) loseFirst(class, method byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lose = func(sent []byte) bool {
-		found := bytes.Contains(sent, []byte{0, class, 0, method})
-		if found {
-			p.lose = nil
-		}
-		return found
-	}
-}
-
 // newProxy returns a proxy to the server, and the URL by which it is reached.
-func newProxy(t testing.TB) (*proxy, string) {
+func newProxy(t testing.TB) (*netfault.Proxy, string) {
 	t.Helper()
 	u, err := url.Parse(serverURL(t))
 	if err != nil {
 		t.Fatal("PARLEY_RABBITMQ_URL is not a URL")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := netfault.Listen(u.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{t: t, l: l, to: u.Host, conns: map[net.Conn]bool{}}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { p.serve(c) })
-		}
-	})
-	t.Cleanup(func() {
-		p.mu.Lock()
-		p.closed = true
-		p.mu.Unlock()
-		_ = l.Close()
-		p.heal()
-		p.cut()
-		running.Wait()
-	})
-	u.Host = l.Addr().String()
+	t.Cleanup(func() { _ = p.Close() })
+	u.Host = p.Addr()
 	return p, u.String()
 }
 
-func (p *proxy) serve(c net.Conn) {
-	s, err := net.Dial("tcp", p.to)
-	if err != nil {
-		_ = c.Close()
-		return
-	}
-	p.mu.Lock()
-	p.conns[c], p.conns[s] = true, true
-	if p.closed {
-		_, _ = c.Close(), s.Close()
-	}
-	p.mu.Unlock()
-	var both sync.WaitGroup
-	both.Go(func() { p.copy(s, c, true) })
-	both.Go(func() { p.copy(c, s, false) })
-	both.Wait()
-	p.mu.Lock()
-	delete(p.conns, c)
-	delete(p.conns, s)
-	p.mu.Unlock()
-}
-
-func (p *proxy) copy(to, from net.Conn, up bool) {
-	defer to.Close()
-	defer from.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		stall := p.stall
-		lost := up && p.lose != nil && p.lose(buf[:n])
-		p.mu.Unlock()
-		if lost {
-			continue
+// loseFirst has p lose the first request of a class and method of AMQP 0-9-1, and
+// pass all else on.
+func loseFirst(p *netfault.Proxy, class, method byte) {
+	found := false
+	p.Lose(func(sent []byte) bool {
+		if found {
+			return false
 		}
-		if stall != nil {
-			<-stall
-		}
-		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
-			return
-		}
-	}
-}
-
-// cut ends every connection at once.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		if tc, ok := c.(*net.TCPConn); ok {
-			_ = tc.SetLinger(0)
-		}
-		_ = c.Close()
-	}
-}
-
-// blackhole lets nothing pass until heal, and keeps the connections.
-func (p *proxy) blackhole() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stall == nil {
-		p.stall = make(chan struct{})
-	}
-}
-
-func (p *proxy) heal() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stall != nil {
-		close(p.stall)
-		p.stall = nil
-	}
+		found = bytes.Contains(sent, []byte{0, class, 0, method})
+		return found
+	})
 }

@@ -37,7 +37,7 @@ func TestOnLostIsCalledEachTimeASubscriptionIsInterrupted(t *testing.T) {
 	}
 	expect("ready")
 	for range 3 {
-		p.cut()
+		p.Cut()
 		expect("lost: rabbitmq: subscription of g to " + topic + " interrupted: ")
 		expect("ready")
 	}

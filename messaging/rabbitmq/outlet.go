@@ -15,7 +15,8 @@ type item struct {
 	msg amqp.Publishing
 	err error // the outcome; the caller's alone
 
-	returned atomic.Bool // the broker found no queue for it
+	returned atomic.Bool                               // the broker found no queue for it
+	pending  atomic.Pointer[amqp.DeferredConfirmation] // confirm, for watchConfirms
 
 	// The writer sets these under batch.mu.
 	sent    bool  // at least in part, perhaps on an earlier connection
@@ -103,6 +104,7 @@ func (b *Broker) openOutlet(ctx context.Context) (*outlet, error) {
 		}
 	})
 	b.workers.Go(o.write)
+	b.workers.Go(o.watchConfirms)
 	return o, nil
 }
 
@@ -179,6 +181,7 @@ func (o *outlet) writeBatch(c *batch) {
 			o.shut()
 			return
 		}
+		it.pending.Store(confirm)
 		c.mu.Lock()
 		it.confirm = confirm
 		c.mu.Unlock()

@@ -28,7 +28,7 @@ func (b *Broker) publish(ctx context.Context, to target, items []*item) {
 			giveUp(todo, err)
 			return
 		}
-		c := &batch{to: to, items: todo, redeclare: redeclare, patient: outage.patient(), written: make(chan struct{})}
+		c := &batch{to: to, items: todo, redeclare: redeclare, patient: outage.patient(b.astray), written: make(chan struct{})}
 		todo = b.submit(ctx, o, c)
 		redeclare = c.redeclare
 		outage.rest(ctx, c.astray)
@@ -41,6 +41,7 @@ func (b *Broker) submit(ctx context.Context, o *outlet, c *batch) (again []*item
 	for _, it := range c.items { // what they had from an earlier connection means nothing to o
 		it.seq, it.confirm = 0, nil
 		it.returned.Store(false)
+		it.pending.Store(nil)
 	}
 	select {
 	case o.batches <- c:

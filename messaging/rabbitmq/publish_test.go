@@ -99,6 +99,7 @@ func TestPublishDeclaresADeletedExchangeAgain(t *testing.T) {
 	a := newAdmin(t)
 	topic, other := a.topic("g"), a.topic("g")
 	b := newBroker(t, rabbitmq.Config{})
+	rabbitmq.SetAstrayFor(b, time.Second)
 	a.declare(b, topic, "g")
 	a.declare(b, other, "g")
 	ctx := within(t, patience)

@@ -17,10 +17,10 @@ func TestSubscribeBindsItsQueueAgainWhenTheExchangeIsDeleted(t *testing.T) {
 	topic := a.topic("g")
 	b := newBroker(t, rabbitmq.Config{})
 	got := make(chan *messaging.Delivery, 1)
-	var held context.Context
+	leases := make(chan context.Context, 1)
 	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
-		held = lease
 		got <- d
+		leases <- lease
 		return s.Settle(lease, messaging.Verdict{})
 	})
 	ctx := within(t, patience)
@@ -28,7 +28,7 @@ func TestSubscribeBindsItsQueueAgainWhenTheExchangeIsDeleted(t *testing.T) {
 		t.Fatalf("Publish() = %v, want nil", err)
 	}
 	receive(t, got)
-	first := held
+	first := receive(t, leases)
 	if err := a.do(func(ch *amqp.Channel) error { return ch.ExchangeDelete(topic, false, false) }); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestSubscribeBindsItsQueueAgainWhenTheExchangeIsDeleted(t *testing.T) {
 		t.Fatalf("Publish() = %v, want nil", err)
 	}
 	receive(t, got)
-	if held != first || first.Err() != nil {
+	if receive(t, leases) != first || first.Err() != nil {
 		t.Error("the subscription was interrupted, want it to go on")
 	}
 	sub.stop()

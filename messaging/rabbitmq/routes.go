@@ -11,9 +11,9 @@ import (
 
 const (
 	// astrayFor is how long a message is published again that finds no queue
-	// where others did: long enough for a subscriber to notice, and to bind its
-	// queue again.
-	astrayFor = 2 * rebindEvery
+	// where others did: long enough for a subscriber to notice, and to make its
+	// queue again, which took a busy RabbitMQ 3.10 more than 10 s.
+	astrayFor = 30 * time.Second
 	// astrayPause lies between two tries.
 	astrayPause = 100 * time.Millisecond
 	// maxRoutes bounds the memory that routes take; past it they are learnt anew.
@@ -68,7 +68,9 @@ func (rs *routes) interrupted(c *batch, it *item) bool {
 // A detour is the part of a call of publish during which messages reach no queue.
 type detour struct{ since time.Time }
 
-func (d *detour) patient() bool { return d.since.IsZero() || time.Since(d.since) < astrayFor }
+func (d *detour) patient(bound time.Duration) bool {
+	return d.since.IsZero() || time.Since(d.since) < bound
+}
 
 // rest begins, goes on with or ends the detour, and pauses on it.
 func (d *detour) rest(ctx context.Context, astray bool) {

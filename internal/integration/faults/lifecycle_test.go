@@ -1,0 +1,207 @@
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-go/parley/internal/services"
+	"github.com/parley-go/parley/messaging"
+	"github.com/parley-go/parley/messaging/rabbitmq"
+)
+
+// handlers is how many run when the Consumer is told to stop, and waiting how
+// many messages wait behind them, here or at the broker.
+const handlers, waiting = 50, 250
+
+// stopped runs handlers that are at work when the Consumer is told to stop, and
+// lets them go on until release is closed or their contexts end, with the causes
+// it returns. It returns when Run has, what Run returned, and how long it took.
+func stopped(g *group, drain time.Duration, release func(stopped func() int)) (causes []error, took time.Duration, err error) {
+	g.t.Helper()
+	gate := make(chan struct{})
+	inside := 0
+	r, end := g.run(groupConfig{
+		consumer: messaging.ConsumerConfig{Concurrency: handlers, DrainTimeout: drain},
+		before: func(ctx context.Context, _ *messaging.Delivery) error {
+			g.note(func() { inside++ })
+			select {
+			case <-gate:
+				return nil
+			case <-ctx.Done():
+				g.note(func() { causes = append(causes, context.Cause(ctx)) })
+				return context.Cause(ctx)
+			}
+		},
+	})
+	r.await(g.t)
+	g.publish(load{n: handlers + waiting, typ: all(fine)})()
+	g.await(patience, "all handlers are at work", func() bool { return inside == handlers })
+	began := time.Now()
+	end()
+	release(func() (n int) {
+		g.note(func() { n = len(causes) })
+		return n
+	})
+	close(gate)
+	err = r.wait(g.t)
+	g.note(func() {
+		if inside != handlers {
+			g.t.Errorf("%d handlers ran, want %d: none begins after the stop", inside, handlers)
+		}
+	})
+	return causes, time.Since(began), err
+}
+
+func shutdown(t *testing.T, node *services.Node) {
+	f := newFlow(t, flowConfig{url: node.URL()})
+	g := f.group("g")
+	causes, took, err := stopped(g, 30*time.Second, func(cut func() int) {
+		pause(t.Context(), size(2*time.Second, 20*time.Second)) // the time that handlers take is theirs
+		if n := cut(); n > 0 {
+			t.Errorf("%d handlers were cut off before DrainTimeout", n)
+		}
+	})
+	if err != nil || len(causes) > 0 {
+		t.Errorf("Run() = %v with %d handlers cut off, want nil and none", err, len(causes))
+	}
+	t.Logf("the drain took %.1f s", took.Seconds())
+	f.note(func() {
+		if len(g.handled) != handlers {
+			t.Errorf("%d messages are handled, want the %d of the running handlers", len(g.handled), handlers)
+		}
+	})
+	stop := g.start(groupConfig{})
+	g.verify()
+	must(t, stop())
+	f.note(func() {
+		for id, n := range g.received {
+			if n != 1 {
+				t.Errorf("message %s was handled %d times, want once: all that was handled was acknowledged", id, n)
+			}
+		}
+	})
+}
+
+func drainTimeout(t *testing.T, node *services.Node) {
+	f := newFlow(t, flowConfig{url: node.URL()})
+	g := f.group("g")
+	const drain = time.Second
+	causes, took, err := stopped(g, drain, func(cut func() int) {
+		eventually(t, patience, "the handlers are told to end", func() bool { return cut() == handlers })
+	})
+	if !errors.Is(err, messaging.ErrDrain) || took < drain || len(causes) != handlers {
+		t.Errorf("Run() = %v after %v with %d handlers cut off, want ErrDrain after %v and %d", err, took, len(causes), drain, handlers)
+	}
+	for _, cause := range causes {
+		if !errors.Is(cause, messaging.ErrDrain) {
+			t.Errorf("a handler's context ended with %v, want ErrDrain", cause)
+		}
+	}
+	stop := g.start(groupConfig{})
+	g.verify()
+	must(t, stop())
+}
+
+// cycles counts the goroutines that 100 Brokers and Consumers start, by a label
+// that goroutines inherit, and their connections by name.
+func cycles(t *testing.T, node *services.Node) {
+	const workers, rounds = 5, 20
+	label := unique("cycles")
+	connections := func() int {
+		return strings.Count(control(t, node, "list_connections", "client_properties"), label)
+	}
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	seen := 0 // goroutines, at most
+	for w := range workers {
+		running.Go(func() {
+			pprof.Do(t.Context(), pprof.Labels("test", label), func(ctx context.Context) {
+				for range rounds {
+					if err := cycle(ctx, node.URL(), label, fmt.Sprint(label, "-", w)); err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					seen = max(seen, labelled(t, label))
+					mu.Unlock()
+				}
+			})
+		})
+	}
+	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
+	running.Wait()
+	// amqp091's own goroutines end a moment after the connection.
+	left := 0
+	eventually(t, time.Minute, "all goroutines have ended", func() bool {
+		left = labelled(t, label)
+		return left == 0
+	})
+	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
+	t.Logf("%d cycles: at most %d goroutines at one time, %d left", workers*rounds, seen, left)
+	if seen <= workers { // which carry the label themselves
+		t.Error("no goroutine was seen: they are not counted")
+	}
+}
+
+// cycle has a Consumer receive one message, from its Broker's beginning to end.
+func cycle(ctx context.Context, url, name, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	b, err := rabbitmq.New(rabbitmq.Config{URL: url, Source: name})
+	if err != nil {
+		return err
+	}
+	c, err := messaging.NewConsumer(b, messaging.ConsumerConfig{})
+	if err != nil {
+		return err
+	}
+	consuming, stop := context.WithCancel(ctx)
+	defer stop()
+	c.Handle(messaging.Subscription{Topic: topic, Group: "g"}, func(context.Context, *messaging.Delivery) error {
+		stop()
+		return nil
+	})
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(consuming) }()
+	select {
+	case <-c.Ready():
+	case err := <-ran:
+		return fmt.Errorf("Run() = %w before it was ready", err)
+	}
+	if err := b.Publish(ctx, topic, messaging.NewMessage(fine, nil)); err != nil {
+		return fmt.Errorf("Publish() = %w", err)
+	}
+	if err := <-ran; err != nil {
+		return fmt.Errorf("Run() = %w", err)
+	}
+	if ctx.Err() != nil {
+		return errors.New("the message was not received")
+	}
+	return b.Close(ctx)
+}
+
+// labelled counts the goroutines that carry the label.
+func labelled(t testing.TB, label string) (n int) {
+	t.Helper()
+	var b bytes.Buffer
+	must(t, pprof.Lookup("goroutine").WriteTo(&b, 1))
+	group := 0 // goroutines with one stack, which stand in the line before their labels
+	for lines := bufio.NewScanner(&b); lines.Scan(); {
+		line := lines.Text()
+		if strings.HasPrefix(line, "# labels:") && strings.Contains(line, label) {
+			n += group
+		}
+		if _, err := fmt.Sscanf(line, "%d @", &group); err != nil {
+			continue
+		}
+	}
+	return n
+}
