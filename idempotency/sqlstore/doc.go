@@ -28,9 +28,9 @@
 // another call with the key has open, as INSERT … ON CONFLICT alone would: it
 // first tries an advisory lock that belongs to the key, which InTx and CompleteTx
 // hold until their transaction ends. (PostgreSQL manual, "Explicit Locking".)
-// A replay writes nothing and takes no lock. The lock's number is the first 64
-// bits of the record's ID; one that another part of the service happens to hold
-// makes the key busy for as long.
+// A replay writes nothing and takes no lock. The lock's number is made of the
+// table's and of 64 bits of the record's ID; if another part of the service happens
+// to hold the same, the key is busy for as long.
 //
 // Leases and TTLs are measured by the database's clock. Tokens come from a
 // sequence, in SQLite from a row that a trigger keeps, so that they rise beyond

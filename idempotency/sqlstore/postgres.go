@@ -26,7 +26,8 @@ CREATE INDEX IF NOT EXISTS {name}_expires_at ON {table} (expires_at);
 // postgresAcquire answers in one statement. Records that give the answer as they
 // are ("closed") are only read. Else the lock of the key decides who may go on to
 // the INSERT, which would wait for a transaction that has the row. The lock lasts
-// until the end of the transaction, which outside of one is this statement.
+// until the end of the transaction, which outside of one is this statement. Locks
+// are the whole database's, so the table is part of the number.
 //
 // The statement sees the database as it was when it began, but the INSERT meets
 // the row as it is, and so does its WHERE: where they differ nothing is returned,
@@ -37,7 +38,7 @@ const postgresAcquire = `WITH old AS MATERIALIZED (
 ), closed AS MATERIALIZED (
 	SELECT * FROM old WHERE expires_at > now AND (fingerprint <> $2::bytea OR state >= 3 OR state = 1 AND lease_until > now)
 ), lock AS MATERIALIZED (
-	SELECT pg_try_advisory_xact_lock($5::bigint) AS mine WHERE NOT EXISTS (SELECT FROM closed)
+	SELECT pg_try_advisory_xact_lock($5::bigint # '{table}'::regclass::oid::bigint) AS mine WHERE NOT EXISTS (SELECT FROM closed)
 ), taken AS (
 	INSERT INTO {table} AS r (id, fingerprint, token, attempt, taken_over, state, lease_until, expires_at)
 	SELECT $1::bytea, $2::bytea, nextval('{table}_token'), 1, false, 1,
@@ -81,7 +82,7 @@ func postgres(table string) dialect {
 		ask:        acquire,
 		askTx:      acquire,
 		complete:   query{e(complete + own + ` AND state IN (1, 4)`), 5},
-		completeTx: query{e(`WITH lock AS MATERIALIZED (SELECT pg_advisory_xact_lock($6::bigint)) ` + complete + ` FROM lock` + own + ` AND state IN (1, 4)`), 6},
+		completeTx: query{e(`WITH lock AS MATERIALIZED (SELECT pg_advisory_xact_lock($6::bigint # '{table}'::regclass::oid::bigint)) ` + complete + ` FROM lock` + own + ` AND state IN (1, 4)`), 6},
 		release:    e(`UPDATE {table} SET state = 2` + own + ` AND state IN (1, 2)`),
 		extend: e(`UPDATE {table} SET lease_until = {now} + $3::bigint * interval '1 microsecond',
 	expires_at = greatest(expires_at, {now} + $3::bigint * interval '1 microsecond')` + own + ` AND state = 1`),

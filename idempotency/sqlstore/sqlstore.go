@@ -213,7 +213,7 @@ func (s *Store) ticks(d time.Duration) int64 {
 	return n
 }
 
-// lockNumber returns the number of the advisory lock that belongs to the key.
+// lockNumber returns the key's part of the number of its advisory lock.
 func lockNumber(id idempotency.ID) int64 { return int64(binary.BigEndian.Uint64(id[:8])) }
 
 func wrap(what string, err error) error {

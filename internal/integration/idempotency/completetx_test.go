@@ -216,3 +216,18 @@ func TestNoCallWaitsForTheTransactionOfAnotherOneWithItsKey(t *testing.T) {
 		}
 	})
 }
+
+// The same key in two tables, as of two services that share a database, is two
+// keys, also to the locks, which are the whole database's.
+func TestTheSameKeyInAnotherTableOfTheDatabaseIsAnotherKey(t *testing.T) {
+	s, other := newShop(t, postgres(t)), newShop(t, postgres(t))
+	_, _, err := s.inTx(t.Context(), "a", func(ctx context.Context, _ *sql.Tx) error {
+		if _, replayed, err := other.place(ctx, "a"); replayed || err != nil {
+			t.Errorf("InTx() on another table: replayed %t, %v, want a run", replayed, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

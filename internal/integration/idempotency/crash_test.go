@@ -139,7 +139,7 @@ func TestWhenTheClientIsGoneMidHandlerTheEffectIsRecordedOrRolledBack(t *testing
 		ctx, leave := context.WithCancel(t.Context())
 		gone := make(chan answer, 1)
 		go func() { gone <- f.processes[0].send(ctx, "a", g.at(after)) }()
-		<-g.arrived
+		g.await(t, gone)
 		leave()
 		if a := <-gone; a.err == nil {
 			t.Errorf("the client that has left got %v", a)

@@ -63,12 +63,21 @@ func newPostgres(t testing.TB, url string) *database {
 	name := fmt.Sprintf("idem_%d_%d_%d", os.Getpid(), time.Now().UnixMicro(), tables.Add(1))
 	d := &database{DB: db, driver: "pgx", url: url, config: sqlstore.Config{Dialect: sqlstore.PostgreSQL, Table: name}}
 	d.migrate(t)
-	t.Cleanup(func() {
-		for _, s := range []string{"TABLE " + name, "SEQUENCE " + name + "_token"} {
-			_, _ = db.Exec("DROP " + s) // the server may be gone
-		}
-	})
+	t.Cleanup(func() { d.drop("TABLE "+name, "SEQUENCE "+name+"_token") })
 	return d
+}
+
+// drop drops what a test has made, over a connection of its own: the test may have
+// closed its pool. The server may be gone.
+func (d *database) drop(things ...string) {
+	db, err := sql.Open(d.driver, d.url)
+	if err != nil {
+		return
+	}
+	defer db.Close()
+	for _, t := range things {
+		_, _ = db.Exec("DROP " + t)
+	}
 }
 
 // postgres returns tables of the test's own on the server that is handed over.

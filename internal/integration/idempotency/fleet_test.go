@@ -188,6 +188,17 @@ func newGate(t testing.TB) *gate {
 // at returns the fault that waits for the gate at a point.
 func (g *gate) at(point string) string { return point + "=wait@" + g.server.URL }
 
+// await returns when a handler is at the gate, and ends the test where the request
+// is answered before that.
+func (g *gate) await(t *testing.T, answers <-chan answer) {
+	t.Helper()
+	select {
+	case <-g.arrived:
+	case a := <-answers:
+		t.Fatalf("the answer before the fault = %v", a)
+	}
+}
+
 func (g *gate) open() { g.once.Do(func() { close(g.opened) }) }
 
 // modes runs a test in each of the modes, with a fleet of its own and in parallel.

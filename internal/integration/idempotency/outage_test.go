@@ -129,7 +129,7 @@ func TestWithRedisDownOrHungAtTheRecordTheClientGetsTheRealAnswer(t *testing.T) 
 			g := newGate(t)
 			first := make(chan answer, 1)
 			go func() { first <- f.processes[0].send(t.Context(), "a", g.at(after)) }()
-			<-g.arrived
+			g.await(t, first)
 			outage(t, n)
 			g.open()
 			if a := <-first; !a.done("a") {
@@ -170,7 +170,7 @@ func TestWithPostgreSQLDownNothingRunsAndNothingHalfHappens(t *testing.T) {
 			g := newGate(t)
 			first := make(chan answer, 1)
 			go func() { first <- f.processes[0].send(t.Context(), "c", g.at(after)) }()
-			<-g.arrived
+			g.await(t, first)
 			restart(t, n)
 			awaitDatabase(t, f.DB)
 			g.open()

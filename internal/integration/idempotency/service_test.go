@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -241,10 +242,21 @@ func fault(ctx context.Context, point string) error {
 	}
 	kind, argument, _ := strings.Cut(action, "@")
 	switch kind {
+	// A signal reaches the threads of a process one by one. This one must not go
+	// on until the signal has.
 	case "kill":
-		return errors.Join(syscall.Kill(os.Getpid(), syscall.SIGKILL), errors.New("still alive"))
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			return err
+		}
+		select {}
 	case "stop":
-		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		resumed := make(chan os.Signal, 1)
+		signal.Notify(resumed, syscall.SIGCONT)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+			return err
+		}
+		<-resumed
+		return nil
 	case "panic":
 		panic(http.ErrAbortHandler)
 	case "terminate": // the database ends the connection of the transaction

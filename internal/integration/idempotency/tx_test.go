@@ -27,7 +27,7 @@ func newShop(t testing.TB, d *database) *shop {
 	t.Helper()
 	s := &shop{database: d, store: d.store(t), orders: d.table("orders")}
 	d.exec(t, "CREATE TABLE "+s.orders+" (key text NOT NULL)")
-	t.Cleanup(func() { _, _ = d.Exec("DROP TABLE " + s.orders) })
+	t.Cleanup(func() { d.drop("TABLE " + s.orders) })
 	return s
 }
 
