@@ -14,9 +14,9 @@ test: ## Start the real services, run all tests with the race detector, then the
 	go run ./internal/services/run -- sh -c 'go test -race -shuffle=on work && go test -count=1 -run "^TestAllocs" ./...'
 
 .PHONY: chaos
-chaos: ## Break a real RabbitMQ, and the network to it, in the long forms of the fault tests
-	PARLEY_SERVICES=rabbitmq PARLEY_REQUIRE=rabbitmq PARLEY_CHAOS=long go run ./internal/services/run -- \
-		go test -race -count=1 -v -timeout 60m ./internal/integration/faults
+chaos: ## Break real servers, processes and networks in the long forms of the fault tests
+	PARLEY_SERVICES=rabbitmq,redis,postgres PARLEY_REQUIRE=rabbitmq,redis,postgres PARLEY_CHAOS=long go run ./internal/services/run -- \
+		go test -race -count=1 -v -timeout 60m ./internal/integration/faults ./internal/integration/idempotency
 
 .PHONY: services
 services: ## Start the services that tests use, print their addresses, stay until interrupted
