@@ -28,13 +28,14 @@
 // duration of each HTTP request is measured by the same conventions. [Propagator]
 // is the part that reads and writes, for instrumentation by others.
 //
-// The module tracing/otlp sets an SDK up and sends the spans. None is needed. While the provider is the one that OpenTelemetry has when
-// none was set, or its no-op one, no span is made, and a request or message that
-// comes with a traceparent leaves with the same one, span id included, as the
-// specification has it for services that take no part in tracing. One that comes
-// without gets none, and log lines then show no ids; set [Config].MintIDs to have
-// ids minted at the first service. They are not by default, because they have to
-// be marked as not sampled, and services behind that do record would obey.
+// The module tracing/otlp sets an SDK up and sends the spans. None is needed. While
+// the provider is the one that OpenTelemetry has when none was set, or its no-op
+// one, no span is made, and a request or message that comes with a traceparent
+// leaves with the same one, span id included, as the specification has it for
+// services that take no part in tracing. One that comes without gets none, and log
+// lines then show no ids; set [Config].MintIDs to have ids minted at the first
+// service. They are not by default, because they have to be marked as not sampled,
+// and services behind that do record would obey.
 //
 // # Guarantees
 //
@@ -47,7 +48,8 @@
 //   - At most 64 members and 8192 bytes of baggage are read and sent, whole
 //     members only.
 //   - Baggage leaves only to the hosts and topics that the Config lists, and is
-//     dropped where a request comes from a public endpoint.
+//     dropped where a request comes from a public endpoint. Where the Config lists
+//     hosts for the trace context, it leaves only to them.
 //   - A public request starts a new trace that links to the one it came with, and
 //     cannot force that it is recorded.
 //   - Each attempt of a retried call has a span of its own, beside the others,
@@ -56,9 +58,10 @@
 //   - A panic is recorded on the span and goes on with its stack; an
 //     http.ErrAbortHandler is no error of the server.
 //   - Span names and error types are few: no path, id or error text is in them.
-//   - No credential of a signed URL is on a span.
-//   - Wrapping twice makes one span and one measure; another request or message that is sent below a
-//     span has one of its own.
+//   - No credential of a signed URL is on a span, unless an error of yours has it in
+//     its text.
+//   - Wrapping twice makes one span and one measure; another request or message
+//     that is sent below a span has one of its own.
 //   - The caller's request and messages are not changed.
 //   - The measures of a service are few: a route, not a path, a known method and a
 //     status tell them apart, and on the client the host.

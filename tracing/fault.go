@@ -157,14 +157,11 @@ func describe(err error) string {
 // panicked with stays unknown here, and whoever recovers it sees the whole stack.
 // For the same reason no End of a span is deferred by itself: the SDK's recovers
 // when it is, and panics anew.
-func recordPanic(ctx context.Context, span trace.Span) {
+func recordPanic(span trace.Span) {
 	if !span.IsRecording() {
 		return
 	}
 	recordException(span)
-	if isCanceled(ctx) {
-		return
-	}
 	span.SetStatus(codes.Error, "")
 	span.SetAttributes(keyErrorType.String(faultPanic))
 }

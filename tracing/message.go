@@ -67,7 +67,7 @@ func (p *publisher) Publish(ctx context.Context, topic string, msgs ...messaging
 	completed := false
 	defer func() {
 		if !completed {
-			recordPanic(ctx, span)
+			recordPanic(span)
 		}
 		span.End()
 	}()
@@ -209,7 +209,7 @@ func (t *Tracer) Handler(next messaging.Handler) messaging.Handler {
 		completed := false
 		defer func() {
 			if !completed {
-				recordPanic(ctx, span)
+				recordPanic(span)
 			}
 			span.End()
 		}()
@@ -253,7 +253,7 @@ func (t *Tracer) Batch(ctx context.Context, deliveries []*messaging.Delivery, ha
 	completed := false
 	defer func() {
 		if !completed {
-			recordPanic(ctx, span)
+			recordPanic(span)
 		}
 		span.End()
 	}()

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -383,6 +386,47 @@ func TestPanicInPublisherOrHandlerIsRecordedAndGoesOn(t *testing.T) {
 		s.expect(t, map[attribute.Key]any{"error.type": "panic"})
 		if len(s.events) != 1 {
 			t.Errorf("events = %v, want one exception", s.events)
+		}
+	}
+}
+
+func TestAPanicIsAnErrorThoughTheCallerHasGoneAndSoIsGoexit(t *testing.T) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, end := range []func(){func() { panic("boom") }, runtime.Goexit} {
+		rec := &recorder{}
+		tracer := mustNew(t, tracing.Config{Provider: rec})
+		for name, call := range map[string]func(){
+			"Publisher": func() {
+				_ = tracer.Publisher(publish(func(context.Context, string, ...messaging.Message) error { end(); return nil })).Publish(canceled, "orders", messaging.Message{})
+			},
+			"Handler": func() {
+				_ = tracer.Handler(func(context.Context, *messaging.Delivery) error { end(); return nil })(canceled, delivery(nil))
+			},
+			"Batch": func() {
+				_ = tracer.Batch(canceled, []*messaging.Delivery{delivery(nil)}, func(context.Context) error { end(); return nil })
+			},
+			"Transport": func() {
+				_, _ = tracer.Transport(roundTrip(func(*http.Request) (*http.Response, error) { end(); return nil, nil })).RoundTrip(request(canceled, "http://h/"))
+			},
+			"Middleware": func() {
+				r := httptest.NewRequestWithContext(canceled, http.MethodGet, "/", nil)
+				tracer.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { end() })).ServeHTTP(httptest.NewRecorder(), r)
+			},
+		} {
+			rec.spans = nil
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				defer func() { _ = recover() }()
+				call()
+				t.Errorf("%s returned, want it to go on with what ended it", name)
+			}()
+			<-done
+			s := rec.only(t)
+			if s.status != codes.Error || s.attrs["error.type"] != "panic" || len(s.events) != 1 {
+				t.Errorf("%s: status, error.type, events = %v, %v, %v, want an error with an exception", name, s.status, s.attrs["error.type"], s.events)
+			}
 		}
 	}
 }

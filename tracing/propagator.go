@@ -159,13 +159,10 @@ func withBaggage(ctx context.Context, lines []string) context.Context {
 	return ctx
 }
 
-// setTrace makes the two headers in h say what traceHeaders returned.
+// setTrace puts what traceHeaders returned into h, which holds neither header.
 func setTrace(h http.Header, parent, tracestate string) {
 	if tracestate == "" {
 		h[headerParent] = []string{parent}
-		if len(h) > 1 {
-			delete(h, headerState)
-		}
 		return
 	}
 	both := []string{parent, tracestate}

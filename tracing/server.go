@@ -3,11 +3,13 @@ package tracing
 import (
 	"context"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -34,7 +36,7 @@ func (s *serving) Value(key any) any {
 // routeOf returns the route by which r, which may be the request of s itself, was
 // served.
 func (s *serving) routeOf(r *http.Request) string {
-	if route := routeOf(r.Pattern); route != "" {
+	if route := routeOf(r); route != "" {
 		return route
 	}
 	if seen := s.route.Load(); seen != nil {
@@ -70,10 +72,10 @@ func (t *Tracer) Middleware(next http.Handler) http.Handler {
 		// A request that a Transport sends to a handler in this process is another
 		// one than that in whose context it is sent.
 		if ctx := r.Context(); ctx.Value(clientKey{}) != nil {
-			r = r.WithContext(context.WithValue(context.WithValue(ctx, clientKey{}, nil), serverKey{}, nil))
+			r = r.WithContext(received(ctx))
 		}
 		if s := servingOf(r.Context()); s != nil {
-			if route := routeOf(r.Pattern); route != "" {
+			if route := routeOf(r); route != "" {
 				s.route.Store(&route)
 			}
 			next.ServeHTTP(w, r)
@@ -95,6 +97,16 @@ func (t *Tracer) Middleware(next http.Handler) http.Handler {
 	})
 }
 
+// received returns ctx as that of a request which came over the wire: what its
+// sender knows, and did not write into the request, stays with the sender.
+func received(ctx context.Context) context.Context {
+	return withoutTrace(context.WithValue(context.WithValue(ctx, clientKey{}, nil), serverKey{}, nil))
+}
+
+func withoutTrace(ctx context.Context) context.Context {
+	return baggage.ContextWithoutBaggage(trace.ContextWithSpanContext(ctx, trace.SpanContext{}))
+}
+
 // hasTrace reports whether h has any of the three headers, legal or not. It is
 // what an untraced request without a provider pays for.
 func hasTrace(h http.Header) bool {
@@ -112,7 +124,7 @@ func (t *Tracer) accept(r *http.Request) (ctx context.Context, restart []trace.S
 		if ok {
 			restart = append(restart, trace.WithLinks(trace.Link{SpanContext: in.span}))
 		}
-		return ctx, restart
+		return withoutTrace(ctx), restart
 	}
 	if ok {
 		ctx = in.context(ctx)
@@ -123,7 +135,7 @@ func (t *Tracer) accept(r *http.Request) (ctx context.Context, restart []trace.S
 // serve answers r within a span, if tracer is not nil, and measures how long that
 // takes, if durations are wanted.
 func (t *Tracer) serve(tracer trace.Tracer, next http.Handler, w http.ResponseWriter, r *http.Request) {
-	began, known := t.durations.now(), routeOf(r.Pattern)
+	began, known := t.durations.now(), routeOf(r)
 	ctx, opts := t.accept(r)
 	var span trace.Span = noop.Span{}
 	if tracer == nil {
@@ -219,13 +231,16 @@ func serverName(method, route string) string {
 	return name + " " + route
 }
 
-// routeOf returns the path of a pattern of [http.ServeMux]: "/users/{id}" of
-// "GET example.com/users/{id}".
-func routeOf(pattern string) string {
-	if i := strings.IndexByte(pattern, '/'); i >= 0 {
-		return pattern[i:]
+// routeOf returns the path of the pattern by which an [http.ServeMux] found the
+// handler of r: "/users/{id}" of "GET example.com/users/{id}".
+func routeOf(r *http.Request) string {
+	i := strings.IndexByte(r.Pattern, '/')
+	// Where a mux redirects a CONNECT to the same path with a slash, what it calls
+	// the pattern is that path, which a stranger chose.
+	if i < 0 || r.Method == http.MethodConnect && r.Pattern == path.Clean("/"+r.URL.Path)+"/" {
+		return ""
 	}
-	return ""
+	return r.Pattern[i:]
 }
 
 // serverAttributes returns what a sampler may look at, which is what the

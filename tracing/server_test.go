@@ -274,6 +274,24 @@ func TestRouteIsKnownAtTheStartInsideAMux(t *testing.T) {
 	s.expect(t, map[attribute.Key]any{"http.route": "/files/"})
 }
 
+func TestAPathThatAMuxMakesUpIsNoRoute(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/users/{id}/", nothing)
+	mux.HandleFunc("CONNECT /tunnel/{id}", nothing)
+	for _, tt := range []struct{ method, path, want string }{
+		{http.MethodGet, "/users/7", "GET /users/{id}/"},
+		{http.MethodConnect, "/users/7", "CONNECT"},   // the mux says that its pattern is /users/7/
+		{http.MethodConnect, "/users/%2e", "CONNECT"}, // the same, cleaned
+		{http.MethodConnect, "/users/7/", "CONNECT /users/{id}/"},
+		{http.MethodConnect, "/tunnel/7", "CONNECT /tunnel/{id}"},
+	} {
+		rec, _ := serve(t, tracing.Config{}, mux, httptest.NewRequest(tt.method, tt.path, nil))
+		if got := rec.only(t).name; got != tt.want {
+			t.Errorf("%s %s: name = %q, want %q", tt.method, tt.path, got, tt.want)
+		}
+	}
+}
+
 func TestWriterCanDoWhatTheServersCan(t *testing.T) {
 	for _, tt := range []struct {
 		does                     string

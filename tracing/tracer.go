@@ -38,9 +38,14 @@ type Config struct {
 	Public func(*http.Request) bool
 
 	// Skip reports whether a request gets no span and is not measured, such as a
-	// health check. Its trace context is passed on all the same. Default: each one gets a span.
-	// It must be safe for concurrent use.
+	// health check. Its trace context is passed on all the same. Default: each one
+	// gets a span. It must be safe for concurrent use.
 	Skip func(*http.Request) bool
+
+	// TraceHosts lists the hosts that Transport sends traceparent and tracestate to,
+	// written as in BaggageHosts; the spans of requests to others are made all the
+	// same. Default: all hosts, because a trace ends where these do not arrive.
+	TraceHosts []string
 
 	// BaggageHosts lists the hosts that Transport sends baggage to: names or IP
 	// addresses without a port, in any case; "*.example.com" means all names
@@ -80,8 +85,7 @@ type Config struct {
 // provider, and only passes the context on. All its methods are safe for
 // concurrent use.
 type Tracer struct {
-	cfg     Config
-	hosts   []string
+	cfg     Config // its hosts in lower case
 	redact  []string
 	fixed   *source                // from Config.Provider, or nil
 	global  atomic.Pointer[source] // of the global provider seen last
@@ -111,13 +115,17 @@ func New(cfg Config) (*Tracer, error) {
 		produce: trace.WithSpanKind(trace.SpanKindProducer),
 		consume: trace.WithSpanKind(trace.SpanKindConsumer),
 	}
-	for _, host := range cfg.BaggageHosts {
-		if !legalHost(host) {
-			faults = append(faults, fmt.Sprintf("BaggageHosts: %q is not a host name, IP address or \"*.\" and a name; leave out scheme and port", host))
-			continue
+	hosts := func(field string, list []string) (lower []string) {
+		for _, host := range list {
+			if !legalHost(host) {
+				faults = append(faults, fmt.Sprintf("%s: %q is not a host name, IP address or \"*.\" and a name; leave out scheme and port", field, host))
+			}
+			lower = append(lower, strings.ToLower(host))
 		}
-		t.hosts = append(t.hosts, strings.ToLower(host))
+		return lower
 	}
+	t.cfg.TraceHosts = hosts("TraceHosts", cfg.TraceHosts)
+	t.cfg.BaggageHosts = hosts("BaggageHosts", cfg.BaggageHosts)
 	for _, topic := range cfg.BaggageTopics {
 		if topic == "" {
 			faults = append(faults, "BaggageTopics: a topic is empty")
@@ -202,13 +210,13 @@ func (t *Tracer) minted(ctx context.Context) context.Context {
 	return trace.ContextWithSpanContext(ctx, newIDs())
 }
 
-// sendsBaggageTo reports whether the host of u may receive baggage.
-func (t *Tracer) sendsBaggageTo(u *url.URL) bool {
-	if len(t.hosts) == 0 {
+// lists reports whether the host of u is among hosts, which are in lower case.
+func lists(hosts []string, u *url.URL) bool {
+	if len(hosts) == 0 {
 		return false
 	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-	for _, h := range t.hosts {
+	for _, h := range hosts {
 		domain, wild := strings.CutPrefix(h, "*")
 		if host == h || wild && len(host) > len(domain) && strings.HasSuffix(host, domain) {
 			return true
@@ -217,7 +225,7 @@ func (t *Tracer) sendsBaggageTo(u *url.URL) bool {
 	return false
 }
 
-// legalHost reports whether host can be an entry of BaggageHosts.
+// legalHost reports whether host can be an entry of TraceHosts or BaggageHosts.
 func legalHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true

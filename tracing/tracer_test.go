@@ -20,6 +20,7 @@ import (
 
 func TestNewReportsAllFaultsOnOneLine(t *testing.T) {
 	_, err := tracing.New(tracing.Config{
+		TraceHosts:    []string{"api.fine.example", "h/path"},
 		BaggageHosts:  []string{"https://h", "h:80", "", "*", "*.", "a b", ".h", "h.", "fine.example", "*.fine.example", "::1"},
 		BaggageTopics: []string{"orders", ""},
 		RedactQuery:   []string{""},
@@ -28,9 +29,9 @@ func TestNewReportsAllFaultsOnOneLine(t *testing.T) {
 		t.Fatal("New() = nil, want an error")
 	}
 	text := err.Error()
-	if n := strings.Count(text, "BaggageHosts"); n != 8 || !strings.HasPrefix(text, "tracing: config: ") || strings.Contains(text, "fine") ||
+	if n := strings.Count(text, "BaggageHosts"); n != 8 || strings.Count(text, "TraceHosts") != 1 || !strings.HasPrefix(text, "tracing: config: ") || strings.Contains(text, "fine") ||
 		!strings.Contains(text, "BaggageTopics") || !strings.Contains(text, "RedactQuery") || strings.Contains(text, "\n") {
-		t.Errorf("New() = %q, want 8 hosts, a topic and a name on one line", text)
+		t.Errorf("New() = %q, want 1 and 8 hosts, a topic and a name on one line", text)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,7 +59,8 @@ func isSending(ctx context.Context, req *http.Request) bool {
 //
 // The headers traceparent, tracestate and baggage belong to the Transport. It
 // replaces those that a proxy copied from its own caller, and it removes baggage
-// from requests to hosts that [Config].BaggageHosts does not list. Only a
+// from requests to hosts that [Config].BaggageHosts does not list, and the other two
+// where [Config].TraceHosts lists hosts, but not this one. Only a
 // request whose context knows of no trace keeps a traceparent that somebody set
 // by hand, if no provider is installed.
 //
@@ -114,14 +116,15 @@ func (tr *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	completed := false
 	defer func() {
 		if !completed {
-			recordPanic(ctx, c.span)
+			recordPanic(c.span)
 			c.finish(faultPanic)
 		}
 	}()
 	resp, err := tr.next.RoundTrip(out)
 	completed = true
-	// What nobody records need not wait for the body.
-	if err != nil || !c.recording && c.durations == nil {
+	// What nobody records need not wait for the body. That next returned neither a
+	// response nor an error is for the http.Client to report.
+	if err != nil || resp == nil || !c.recording && c.durations == nil {
 		c.end(err)
 		return resp, err
 	}
@@ -239,36 +242,56 @@ func (b *body) end(err error) {
 // ctx asks for. It changes nothing of req, which it returns if nothing differs.
 func (t *Tracer) outgoing(ctx context.Context, req *http.Request) *http.Request {
 	parent, state := traceHeaders(ctx)
+	withheld := len(t.cfg.TraceHosts) > 0 && !lists(t.cfg.TraceHosts, req.URL)
+	if withheld {
+		parent = ""
+	}
 	// Where this package has seen the inbound request, it also knows that there
 	// is no trace to name; anything else stands there by somebody's intention.
-	owns := parent != "" || hasTrace(req.Header) && ctx.Value(serverKey{}) != nil
-	allowed, bag := t.sendsBaggageTo(req.URL), ""
+	owns := parent != "" || withheld || hasTrace(req.Header) && ctx.Value(serverKey{}) != nil
+	allowed, bag := lists(t.cfg.BaggageHosts, req.URL), ""
 	if allowed {
 		bag = formatBaggage(ctx)
 	}
-	_, carries := req.Header[headerBaggage]
-	dropsBaggage := carries && (!allowed || owns)
-	if ctx == req.Context() && !owns && bag == "" && !dropsBaggage {
+	keeps := allowed && !owns // baggage that stands there
+	if ctx == req.Context() && !owns && bag == "" && (keeps || !hasBaggage(req.Header)) {
 		return req
 	}
 	out := req.WithContext(ctx)
 	if out.Header = req.Header.Clone(); out.Header == nil {
 		out.Header = make(http.Header, 3)
 	}
-	if dropsBaggage {
-		delete(out.Header, headerBaggage)
-	}
+	remove(out.Header, owns, !keeps || bag != "")
 	if bag != "" {
 		out.Header[headerBaggage] = []string{bag}
 	}
-	switch {
-	case parent != "":
+	if parent != "" {
 		setTrace(out.Header, parent, state)
-	case owns:
-		delete(out.Header, headerParent)
-		delete(out.Header, headerState)
 	}
 	return out
+}
+
+// hasBaggage reports whether h holds baggage under a name in any case: what a
+// program puts into the map by hand is sent as it stands there.
+func hasBaggage(h http.Header) bool {
+	for name := range h {
+		if strings.EqualFold(name, headerBaggage) {
+			return true
+		}
+	}
+	return false
+}
+
+// remove deletes the headers of the trace context from h, or baggage, or both,
+// under names in any case.
+func remove(h http.Header, trace, baggage bool) {
+	for name := range h {
+		switch {
+		case baggage && strings.EqualFold(name, headerBaggage),
+			trace && (strings.EqualFold(name, headerParent) || strings.EqualFold(name, headerState)):
+			delete(h, name)
+		}
+	}
 }
 
 // clientAttributes returns what is known before the answer, and the port to add

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-go/parley/internal/memhttp"
@@ -417,6 +418,47 @@ func TestBaggageGoesToListedHostsOnly(t *testing.T) {
 	}
 }
 
+func TestTraceContextGoesToListedHostsOnlyWhereThereIsAList(t *testing.T) {
+	for _, passive := range []bool{false, true} {
+		for host, want := range map[string]bool{"ours.example": true, "theirs.example": false} {
+			rec := &recorder{}
+			cfg := tracing.Config{TraceHosts: []string{"Ours.example"}}
+			if !passive {
+				cfg.Provider = rec
+			}
+			tracer := mustNew(t, cfg)
+			var sent http.Header
+			tr := tracer.Transport(tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) { sent = r.Header; return answer(200), nil })))
+			ctx := tracing.Propagator{}.Extract(t.Context(), propagation.MapCarrier{"traceparent": w3cParent + "-01", "tracestate": "a=1"})
+			r := request(ctx, "http://"+host+"/")
+			r.Header.Set("traceparent", w3cParent+"-01") // copied by a proxy
+			r.Header.Set("tracestate", "a=1")
+			if _, err := tr.RoundTrip(r); err != nil {
+				t.Fatal(err)
+			}
+			if got := sent.Get("traceparent") != "" && sent.Get("tracestate") != ""; got != want || !want && len(sent) != 0 {
+				t.Errorf("%s is sent %v, want the trace context: %v", host, sent, want)
+			}
+			if n := len(rec.all(t)); !passive && n != 1 {
+				t.Errorf("%d spans of a request to %s, want 1", n, host)
+			}
+		}
+	}
+}
+
+func TestHeadersInAnyCaseBelongToTheTransport(t *testing.T) {
+	r := request(t.Context(), "http://h/")
+	r.Header = http.Header{"traceparent": {w3cParent + "-01"}, "TRACESTATE": {"a=1"}, "baggage": {"k=v"}, "X-Other": {"1"}}
+	var sent http.Header
+	rec, _, _ := trip(t, tracing.Config{}, func(r *http.Request) (*http.Response, error) { sent = r.Header; return answer(200), nil }, r)
+	if got := sent.Get("Traceparent"); len(sent) != 2 || !strings.Contains(got, rec.only(t).sc.SpanID().String()) || sent.Get("X-Other") != "1" {
+		t.Errorf("sent %v, want the traceparent of the span, once, and the other header", sent)
+	}
+	if len(r.Header) != 4 {
+		t.Errorf("the caller's headers are %v, want all four", r.Header)
+	}
+}
+
 func TestTransportChangesNothingOfTheCallersRequest(t *testing.T) {
 	r := request(t.Context(), "http://h/")
 	r.Header.Set("traceparent", "mine")
@@ -543,6 +585,48 @@ func TestAServiceInThisProcessHasSpansOfItsOwn(t *testing.T) {
 	if got := down.Get("Traceparent"); !strings.Contains(got, spans[3].sc.SpanID().String()) {
 		t.Errorf("traceparent = %q, want that of the last span", got)
 	}
+}
+
+func TestAServiceInThisProcessSeesWhatTheRequestCarries(t *testing.T) {
+	for _, passive := range []bool{false, true} {
+		for _, public := range []bool{false, true} {
+			cfg := tracing.Config{Public: func(*http.Request) bool { return public }}
+			if !passive {
+				cfg.Provider = &recorder{}
+			}
+			tracer := mustNew(t, cfg)
+			var got context.Context
+			service := tracer.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Context() }))
+			ctx := tracing.Propagator{}.Extract(t.Context(), propagation.MapCarrier{"traceparent": w3cParent + "-01", "baggage": "k=v"})
+			tr := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				service.ServeHTTP(w, r)
+				return w.Result(), nil
+			}))
+			resp, err := tr.RoundTrip(request(ctx, "http://service/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			// Without a provider and in its own circle, nothing tells that there was a hop.
+			if b := baggage.FromContext(got); b.Len() != 0 && (!passive || public) {
+				t.Errorf("without a provider %v, public %v: baggage = %v, want none: it was not sent", passive, public, b)
+			}
+			if is := trace.SpanContextFromContext(got).TraceID().String() == w3cTrace; is == public {
+				t.Errorf("without a provider %v, public %v: the trace goes on: %v, want %v", passive, public, is, !public)
+			}
+		}
+	}
+}
+
+func TestNeitherAResponseNorAnErrorIsForTheClientToReport(t *testing.T) {
+	rec := &recorder{}
+	client := &http.Client{Transport: mustNew(t, tracing.Config{Provider: rec, MeterProvider: &meter{}}).Transport(
+		roundTrip(func(*http.Request) (*http.Response, error) { return nil, nil }))}
+	if _, err := client.Get("http://h/"); err == nil || !strings.Contains(err.Error(), "nil *Response") {
+		t.Errorf("Get() = %v, want the error of http.Client", err)
+	}
+	rec.only(t)
 }
 
 func TestTransportPanicIsRecordedAndGoesOn(t *testing.T) {

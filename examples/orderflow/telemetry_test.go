@@ -42,6 +42,29 @@ func TestAnAddressThatIsNoURLIsAFault(t *testing.T) {
 	}
 }
 
+func TestTheServicesWaitForACollectorTogether(t *testing.T) {
+	services := []string{"gateway", "order"}
+	var asked sync.WaitGroup
+	asked.Add(len(services))
+	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked.Done()
+		asked.Wait() // answers none until it has heard of all
+	}))
+	defer collector.Close()
+	spans := &telemetry{endpoint: collector.URL, log: slog.New(slog.DiscardHandler)}
+	for _, service := range services {
+		p, err := spans.provider(service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, s := p.Tracer("test").Start(t.Context(), "a")
+		s.End()
+	}
+	if err := spans.shutdown(t.Context()); err != nil {
+		t.Errorf("shutdown() = %v, want nil: the collector answers once all have asked", err)
+	}
+}
+
 func TestACollectorThatIsDownIsToldAndHarmsNothing(t *testing.T) {
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()

@@ -51,7 +51,10 @@
 // # Errors
 //
 // Setup reports all faults of the Config and of the variables it reads in one
-// error. A collector that does not answer is no fault: it may come up later.
+// error, and with them the addresses, headers and timeouts that the exporters could
+// not read. It shows no header and no credentials. A collector that does not answer
+// is no fault: it may come up later. Of what the exporters and the SDK read besides,
+// they print what they cannot read, and do without.
 //
 // # Concurrency
 //

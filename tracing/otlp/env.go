@@ -55,12 +55,10 @@ func readEnvironment(cfg Config) (e environment, faults []string) {
 	if strings.EqualFold(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED")), "true") {
 		e.exporter = exporterNone
 	}
-	if cfg.Endpoint != "" {
-		u, err := url.Parse(cfg.Endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			fault("Endpoint is %q: write a URL such as http://localhost:4318", cfg.Endpoint)
-		}
-		e.endpoint = u
+	if e.exporter != exporterConsole && e.exporter != exporterNone {
+		var more []string
+		e.endpoint, more = readOTLP(cfg.Endpoint, e.protocol)
+		faults = append(faults, more...)
 	}
 	if e.sampler = cfg.Sampler; e.sampler == nil {
 		var err error
@@ -80,6 +78,62 @@ func readEnvironment(cfg Config) (e environment, faults []string) {
 		fault("Queue %d is negative", cfg.Queue)
 	}
 	return e, faults
+}
+
+// readOTLP returns the endpoint that was configured, nil if none was, and what is
+// wrong with it and with the variables that the exporters read by themselves: those
+// do without what they cannot read, and print it, secrets included. Here no fault
+// shows a header, or an address that holds more than where to connect to.
+func readOTLP(endpoint, protocol string) (u *url.URL, faults []string) {
+	check := func(from, value string) *url.URL {
+		u, err := url.Parse(value)
+		switch {
+		case err != nil:
+			faults = append(faults, from+" is no URL: write one such as http://localhost:4318")
+			return nil
+		case u.User != nil, u.RawQuery != "", strings.Contains(u.Opaque, "@"):
+			faults = append(faults, from+" has credentials or a query, which are not sent: write headers into OTEL_EXPORTER_OTLP_HEADERS")
+		// A target of gRPC may have other forms, such as dns:///collector:4317.
+		case from != "Endpoint" && protocol == protocolGRPC:
+		case u.Host == "", u.Scheme != "http" && u.Scheme != "https":
+			faults = append(faults, fmt.Sprintf("%s is %q: write a URL such as http://localhost:4318", from, value))
+		}
+		return u
+	}
+	if endpoint != "" {
+		u = check("Endpoint", endpoint)
+	}
+	for _, prefix := range [...]string{"OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"} {
+		if v := strings.TrimSpace(os.Getenv(prefix + "ENDPOINT")); v != "" && endpoint == "" {
+			check(prefix+"ENDPOINT", v)
+		}
+		if v := strings.TrimSpace(os.Getenv(prefix + "TIMEOUT")); v != "" {
+			if n, err := strconv.Atoi(v); err != nil || n <= 0 {
+				faults = append(faults, fmt.Sprintf("%sTIMEOUT is %q: write a number of milliseconds above 0", prefix, v))
+			}
+		}
+		if v := strings.TrimSpace(os.Getenv(prefix + "HEADERS")); v != "" {
+			for i, header := range strings.Split(v, ",") {
+				if header = strings.TrimSpace(header); header != "" && !legalHeader(header) {
+					faults = append(faults, fmt.Sprintf("%sHEADERS: header %d is not name=value, with %%xx for other than plain characters", prefix, i+1))
+				}
+			}
+		}
+	}
+	return u, faults
+}
+
+// legalHeader reports whether the exporters can read a header of the variable.
+func legalHeader(header string) bool {
+	name, value, ok := strings.Cut(header, "=")
+	name = strings.TrimSpace(name)
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c > '~' || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	_, err := url.PathUnescape(value)
+	return ok && name != "" && err == nil
 }
 
 // samplerOf returns the sampler of a name in the specification.

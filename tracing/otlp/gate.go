@@ -3,14 +3,17 @@ package otlp
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// logEvery is how often failed exports are told of.
-const logEvery = time.Minute
+const (
+	logEvery = time.Minute // how often failed exports are told of
+	maxError = 1024        // bytes of an error that are logged; the exporters put the collector's answer there
+)
 
 // Stats counts the sampled spans that have ended.
 type Stats struct {
@@ -117,8 +120,9 @@ func (x *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 	total := x.gate.settle(len(spans), err)
 	if err != nil && (x.told.IsZero() || time.Since(x.told) >= logEvery) {
 		x.told = time.Now()
+		text := err.Error()
 		x.log.LogAttrs(ctx, slog.LevelWarn, "spans could not be exported",
-			slog.Any("err", err), slog.Int("failed", total.Failed), slog.Int("dropped", total.Dropped))
+			slog.String("err", strings.ToValidUTF8(text[:min(len(text), maxError)], "?")), slog.Int("failed", total.Failed), slog.Int("dropped", total.Dropped))
 	}
 	return nil
 }

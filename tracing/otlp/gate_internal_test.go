@@ -105,6 +105,42 @@ func TestShutdownReturnsWhenItsContextEndsOrAfterFiveSeconds(t *testing.T) {
 	}
 }
 
+func TestShutdownReturnsWhenItsContextEndsWhileAnotherIsGoingOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, 10, nil, untilDone)
+		s.end(3)
+		patient, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		first := make(chan error)
+		go func() { first <- s.Shutdown(patient) }()
+		synctest.Wait()
+		hasty, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := s.Shutdown(hasty); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("Shutdown() = %v after %v, want a deadline that has passed after 1s", err, time.Since(began))
+		}
+		if err := <-first; !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 20*time.Second {
+			t.Errorf("the first Shutdown() = %v after %v, want it to go on for 20s", err, time.Since(began))
+		}
+		if err := s.Shutdown(hasty); err != nil {
+			t.Errorf("Shutdown() = %v when all is over, want nil", err)
+		}
+	})
+}
+
+func TestWhatACollectorAnswersIsLoggedInPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		s := start(t, 10, slog.New(slog.NewTextHandler(&out, nil)), func(context.Context, int) error { return errors.New(strings.Repeat("a", 1<<20)) })
+		s.end(1)
+		_ = s.Shutdown(t.Context())
+		if n := out.Len(); n < 1024 || n > 1400 {
+			t.Errorf("the line has %d bytes, want 1024 of the error", n)
+		}
+	})
+}
+
 func TestFailedExportsAreLoggedAtMostOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -81,6 +82,8 @@ type SDK struct {
 	sdk      *sdktrace.TracerProvider // nil if spans are not wanted
 	gate     *gate
 	cut      context.CancelFunc // ends an export that is going on
+	ending   atomic.Bool        // Shutdown was called
+	ended    chan struct{}      // closed when it is over
 }
 
 // Setup makes an SDK and installs it as the global one, unless cfg says otherwise.
@@ -117,7 +120,7 @@ func newSDK(ctx context.Context, e environment, res *resource.Resource, to sdktr
 	x := &exporter{SpanExporter: to, gate: g, living: living, log: log}
 	g.next = sdktrace.NewBatchSpanProcessor(x, sdktrace.WithMaxQueueSize(e.queue))
 	sdk := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(g), sdktrace.WithSampler(e.sampler), sdktrace.WithResource(res))
-	return &SDK{provider: sdk, sdk: sdk, gate: g, cut: cut}
+	return &SDK{provider: sdk, sdk: sdk, gate: g, cut: cut, ended: make(chan struct{})}
 }
 
 // newResource describes the service.
@@ -165,7 +168,8 @@ func (s *SDK) Flush(ctx context.Context) error {
 // Shutdown sends what is queued and ends the goroutine that exports. It returns
 // when ctx ends, or after 5 seconds where ctx has no deadline; what has not been
 // sent by then is dropped, and the error says how much. Spans that end later are
-// not recorded, nor counted. A second call does nothing.
+// not recorded, nor counted. A further call does nothing but wait for the first, no
+// longer than its own ctx, or 5 seconds.
 func (s *SDK) Shutdown(ctx context.Context) error {
 	if s.sdk == nil {
 		return nil
@@ -175,6 +179,11 @@ func (s *SDK) Shutdown(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, shutdownFor)
 		defer cancel()
 	}
+	// The SDK would let a further call wait for the context of the first.
+	if !s.ending.CompareAndSwap(false, true) {
+		return s.awaitEnd(ctx)
+	}
+	defer close(s.ended)
 	s.gate.close()
 	err := s.sdk.Shutdown(ctx)
 	// The SDK leaves its goroutine alone when ctx has ended already.
@@ -187,4 +196,19 @@ func (s *SDK) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("otlp: shutdown: %w", err)
 	}
 	return nil
+}
+
+// awaitEnd returns when a Shutdown that is going on is over, or ctx has ended.
+func (s *SDK) awaitEnd(ctx context.Context) error {
+	select {
+	case <-s.ended:
+		return nil // also where ctx has ended
+	default:
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("otlp: shutdown: another one is going on: %w", ctx.Err())
+	}
 }

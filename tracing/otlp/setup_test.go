@@ -216,6 +216,43 @@ func TestSetupReportsAllFaultsOnOneLine(t *testing.T) {
 	}
 }
 
+func TestWhatTheExportersCannotReadIsAFaultThatTellsNoSecret(t *testing.T) {
+	for name, tt := range map[string]struct {
+		variable, value string
+		cfg             otlp.Config
+		want            string // "" if it is fine
+	}{
+		"no scheme":             {"ENDPOINT", "localhost:4318", otlp.Config{}, `OTEL_EXPORTER_OTLP_ENDPOINT is "localhost:4318": write a URL`},
+		"no URL":                {"TRACES_ENDPOINT", "127.0.0.1:4318", otlp.Config{}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is no URL"},
+		"a target of gRPC":      {"ENDPOINT", "dns:///collector:4317", otlp.Config{Protocol: "grpc"}, ""},
+		"no target of gRPC":     {"ENDPOINT", "127.0.0.1:4317", otlp.Config{Protocol: "grpc"}, "OTEL_EXPORTER_OTLP_ENDPOINT is no URL"},
+		"not asked for":         {"ENDPOINT", "::", otlp.Config{Exporter: "none"}, ""},
+		"overruled":             {"ENDPOINT", "localhost:4318", otlp.Config{Endpoint: "http://localhost:4318"}, ""},
+		"credentials":           {"ENDPOINT", "https://user:SECRET@collector", otlp.Config{}, "OTEL_EXPORTER_OTLP_ENDPOINT has credentials"},
+		"credentials, no URL":   {"ENDPOINT", "https://user:SECRET%@collector", otlp.Config{}, "OTEL_EXPORTER_OTLP_ENDPOINT is no URL"},
+		"configured":            {"ENDPOINT", "", otlp.Config{Endpoint: "ftp://user:SECRET@collector"}, "Endpoint has credentials"},
+		"configured, no scheme": {"ENDPOINT", "", otlp.Config{Endpoint: "user:SECRET@collector"}, "Endpoint has credentials"},
+		"configured, a query":   {"ENDPOINT", "", otlp.Config{Endpoint: "https://collector/?key=SECRET"}, "Endpoint has credentials or a query"},
+		"headers":               {"HEADERS", "a=b, c=d%20e", otlp.Config{}, ""},
+		"a header without name": {"HEADERS", "a=b,Bearer SECRET", otlp.Config{}, "OTEL_EXPORTER_OTLP_HEADERS: header 2 is not name=value"},
+		"a header of two words": {"TRACES_HEADERS", "SECRET b=c", otlp.Config{}, "OTEL_EXPORTER_OTLP_TRACES_HEADERS: header 1"},
+		"a header badly quoted": {"HEADERS", "a=SECRET%", otlp.Config{}, "OTEL_EXPORTER_OTLP_HEADERS: header 1"},
+		"a timeout with a unit": {"TIMEOUT", "10s", otlp.Config{}, `OTEL_EXPORTER_OTLP_TIMEOUT is "10s": write a number of milliseconds above 0`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("OTEL_EXPORTER_OTLP_"+tt.variable, tt.value)
+			tt.cfg.Local = true
+			sdk, err := otlp.Setup(t.Context(), tt.cfg)
+			if err == nil {
+				_ = sdk.Shutdown(t.Context())
+			}
+			if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "SECRET")) {
+				t.Errorf("Setup() = %v, want an error that says %q and no secret", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestSamplersOfTheSpecification(t *testing.T) {
 	remote := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, Remote: true})
 	sampled := trace.ContextWithSpanContext(context.Background(), remote.WithTraceFlags(trace.FlagsSampled))
