@@ -155,13 +155,19 @@ func decode(d *amqp.Delivery, topic, group string) (msg *messaging.Delivery, res
 	if d.Exchange != "" {
 		return msg, 0
 	}
-	if n := number(headers[headerAttempt]); 1 <= n && n <= maxAttempt {
-		msg.Attempt = int(n)
-	}
+	msg.Attempt = attemptOf(headers)
 	if ms := number(headers[headerWait]); 0 < ms && ms <= maxWait.Milliseconds() {
 		rest = time.Duration(ms) * time.Millisecond
 	}
 	return msg, rest
+}
+
+// attemptOf returns the attempt that headers tell, 1 where they tell none.
+func attemptOf(headers amqp.Table) int {
+	if n := number(headers[headerAttempt]); 1 <= n && n <= maxAttempt {
+		return int(n)
+	}
+	return 1
 }
 
 // again returns the successor of d for its next attempt.
@@ -211,8 +217,11 @@ func explain(d *amqp.Delivery, s messaging.Subscription) {
 	death, _ := deaths[0].(amqp.Table) // the latest
 	reason, _ := text(death["reason"])
 	at, _ := death["time"].(time.Time)
-	attempt := max(1, number(d.Headers[headerAttempt]))
-	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: int(attempt)}, messaging.Verdict{Reason: reason}, at)
+	attempt := 1
+	if exchange, _ := text(death["exchange"]); exchange == "" { // as in decode
+		attempt = attemptOf(d.Headers)
+	}
+	why := messaging.DeadHeaders(&messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: attempt}, messaging.Verdict{Reason: reason}, at)
 	for name, value := range why {
 		d.Headers[name] = value
 	}

@@ -181,11 +181,12 @@ func TestWhatRabbitMQSetAsideByItselfTellsItsReason(t *testing.T) {
 	topic := a.topic("g")
 	b := newBroker(t, rabbitmq.Config{RetryDelays: rungs[:1]})
 	a.declare(b, topic, "g")
-	if err := b.Publish(within(t, patience), topic, numbered(1)...); err != nil {
-		t.Fatalf("Publish() = %v, want nil", err)
-	}
 	began := time.Now()
 	if err := a.do(func(ch *amqp.Channel) error { // as a message ends that exceeds the queue's own limit
+		// What publishes to the topic cannot set its attempt.
+		if err := ch.Publish(topic, "", true, false, amqp.Publishing{MessageId: "1", Headers: amqp.Table{"msg-attempt": int64(7)}}); err != nil {
+			return err
+		}
 		for {
 			d, ok, err := ch.Get(topic+".g", false)
 			if err != nil || ok {

@@ -72,6 +72,9 @@ func (b *Broker) dial(ctx context.Context, purpose string, setup func(*amqp.Conn
 		Properties: props,
 	})
 	if err == nil {
+		err = s.expect(conn.Config.Heartbeat + conn.Config.Heartbeat/2)
+	}
+	if err == nil {
 		err = setup(conn)
 	}
 	if !stop() {

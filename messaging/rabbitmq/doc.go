@@ -81,7 +81,7 @@
 //     A subscriber looks every 5s whether its exchange is still there, and makes
 //     its queue again at once; until then Publish tries again, for up to 30s.
 //   - Every call ends with its context, also while the broker is silent or blocks
-//     publishers.
+//     publishers. An alarm costs no connection, however long it lasts.
 //   - A delivery is acknowledged only after its retry or its dead letter is
 //     stored. If that is refused, it is delivered again.
 //   - Acknowledgements reach the broker before Subscribe returns.
@@ -96,7 +96,8 @@
 //     again, and not before it has stood once.
 //   - With Config.Passive nothing is made, all that is missing is named in one error,
 //     and no permission to configure is needed.
-//   - One bad message fails alone, though RabbitMQ closes the channel over it.
+//   - One bad message fails alone, though RabbitMQ closes the channel over it. A
+//     target that refuses all is told at once, however many messages go there.
 //   - No request waits for ever for an answer that does not come.
 //   - Passwords appear in no error and no log.
 //
@@ -110,6 +111,10 @@
 //   - That a queue survives its first second. RabbitMQ 3.10 was seen to forget a
 //     quorum queue, with what it had confirmed, when it was killed that soon
 //     after the queue was made. Subscribe therefore makes all queues at once.
+//   - That a message of another program whose headers all but fill a frame, of
+//     128 KiB by default, can be delivered twice. RabbitMQ adds headers of its own,
+//     and a frame larger than agreed ends the connection, each time, until the
+//     queue sets the message aside. Only permissions keep such messages out.
 //   - That classic queues keep what waits in a retry delay when the broker
 //     crashes.
 //
@@ -121,10 +126,10 @@
 // part of it each time. A request that the broker does not answer within 30s, such
 // as one to a queue that has lost its leader, costs the connection, which is made
 // again; the log names the request. So does a message that stays unconfirmed for
-// up to 45s while the broker reads: it goes out again. Payloads are limited to 16 MiB, which is
-// RabbitMQ 4's own limit. A quorum queue sets a message aside by itself after
-// 1,000 returns, far more than restarts cause: it ends the round of a message that
-// kills every process that receives it.
+// up to 45s while the broker reads: it goes out again. Payloads are limited to
+// 16 MiB, which is RabbitMQ 4's own limit. A quorum queue sets a message aside by
+// itself after 1,000 returns, far more than restarts cause: it ends the round of a
+// message that kills every process that receives it.
 //
 // # Composition
 //

@@ -24,7 +24,7 @@ func dialError(err error) error {
 	if e, ok := errors.AsType[*amqp.Error](err); ok && e.Server {
 		// A full virtual host answers with the same code as a forbidden one, and
 		// only its text tells that it may have room again.
-		limit := strings.Contains(e.Reason, "limit")
+		limit := strings.Contains(e.Reason, "connection limit (")
 		if e.Code == amqp.AccessRefused || e.Code == amqp.NotAllowed && !limit {
 			return fmt.Errorf("%w: check user, password and virtual host: %s", messaging.ErrDenied, e.Reason)
 		}
@@ -62,10 +62,13 @@ func refused(err error) error {
 // nil for those that only shared it: they are published again. RabbitMQ does not
 // say which message it objects to, but names its exchange or its size.
 func blame(cause *amqp.Error, exchange string, size int) error {
+	if exchange == "" {
+		exchange = "amq.default" // as RabbitMQ calls it
+	}
 	switch {
 	case cause == nil || !cause.Server:
 		return nil
-	case cause.Code == amqp.AccessRefused && exchange != "" && strings.Contains(cause.Reason, "'"+exchange+"'"):
+	case cause.Code == amqp.AccessRefused && strings.Contains(cause.Reason, "'"+exchange+"'"):
 		return fmt.Errorf("%w: the user needs the permission write: %s", messaging.ErrDenied, cause.Reason)
 	case cause.Code == amqp.PreconditionFailed && strings.Contains(cause.Reason, fmt.Sprintf("message size %d ", size)):
 		return fmt.Errorf("%w: %s", messaging.ErrTooLarge, cause.Reason)

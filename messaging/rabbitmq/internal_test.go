@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -155,6 +157,7 @@ func TestErrors(t *testing.T) {
 		}{
 			{server(amqp.AccessRefused, "ACCESS_REFUSED - Login was refused"), true},
 			{server(amqp.NotAllowed, "NOT_ALLOWED - vhost nowhere not found"), true},
+			{server(amqp.NotAllowed, "NOT_ALLOWED - vhost limits not found"), true},
 			{server(amqp.NotAllowed, "NOT_ALLOWED - access to vhost '/' refused: connection limit (10) is reached"), false},
 			{&amqp.Error{Code: amqp.AccessRefused, Reason: "made up by the client when the socket closes"}, false},
 			{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, true},
@@ -185,6 +188,7 @@ func TestErrors(t *testing.T) {
 	t.Run("blame names the message that closed the channel, and no other", func(t *testing.T) {
 		t.Parallel()
 		noWrite := server(amqp.AccessRefused, "ACCESS_REFUSED - access to exchange 'orders' in vhost '/' refused for user 'u'")
+		noRetry := server(amqp.AccessRefused, "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'")
 		tooLarge := server(amqp.PreconditionFailed, "PRECONDITION_FAILED - message size 700 is larger than configured max size 500")
 		for _, c := range []struct {
 			cause    *amqp.Error
@@ -195,6 +199,8 @@ func TestErrors(t *testing.T) {
 			{noWrite, "orders", 1, messaging.ErrDenied},
 			{noWrite, "order", 1, nil},
 			{noWrite, "", 1, nil},
+			{noRetry, "", 1, messaging.ErrDenied},
+			{noRetry, "orders", 1, nil},
 			{tooLarge, "orders", 700, messaging.ErrTooLarge},
 			{tooLarge, "orders", 70, nil},
 			{server(amqp.NotFound, "NOT_FOUND - no exchange 'orders' in vhost '/'"), "orders", 1, nil},
@@ -216,7 +222,11 @@ func TestSubmitForgetsOnlyWhatItsOwnBatchHasSent(t *testing.T) {
 	o := &outlet{connection: &connection{gone: make(chan struct{})}, batches: make(chan *batch), waiting: map[int64]*item{5: other}}
 	b := &Broker{closing: make(chan struct{})}
 	c := &batch{items: []*item{{seq: 5, sent: true}}, written: make(chan struct{})}
-	go func() { close((<-o.batches).written) }() // a writer that finds the connection lost
+	go func() { // a writer that finds the connection lost
+		c := <-o.batches
+		o.shut()
+		close(c.written)
+	}()
 	if again := b.submit(t.Context(), o, c); len(again) != 1 {
 		t.Errorf("submit() = %d items to send again, want 1", len(again))
 	}
@@ -259,6 +269,63 @@ func TestSocket(t *testing.T) {
 		}
 		_ = s.Close()
 		<-done
+	})
+	t.Run("is alive while anything comes in, and no longer", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			s := newSocket(here)
+			if err := s.expect(time.Second); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			go func() {
+				for range 5 {
+					time.Sleep(900 * time.Millisecond)
+					_, _ = there.Write([]byte{1})
+				}
+			}()
+			n := 0
+			for {
+				if _, err := s.Read(make([]byte, 1)); err != nil {
+					break
+				}
+				n++
+			}
+			if took := time.Since(began); n != 5 || took != 5*900*time.Millisecond+time.Second {
+				t.Errorf("%d reads until %v, want 5, and the end a second after the last", n, took)
+			}
+			_ = there.Close()
+		})
+	})
+	t.Run("ends at its last deadline, whatever comes in", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			s := newSocket(here)
+			if err := errors.Join(s.expect(time.Second), s.SetDeadline(time.Now().Add(2*time.Second)), s.SetReadDeadline(time.Now().Add(time.Hour))); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			var writing sync.WaitGroup
+			defer writing.Wait()
+			writing.Go(func() {
+				for {
+					time.Sleep(900 * time.Millisecond)
+					if _, err := there.Write([]byte{1}); err != nil {
+						return
+					}
+				}
+			})
+			for {
+				if _, err := s.Read(make([]byte, 1)); err != nil {
+					break
+				}
+			}
+			if took := time.Since(began); took != 2*time.Second {
+				t.Errorf("the last read failed after %v, want 2s", took)
+			}
+		})
 	})
 	t.Run("a failed read ends a write that the peer holds up", func(t *testing.T) {
 		t.Parallel()

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,6 +117,14 @@ func (o *outlet) fail(err *amqp.Error) {
 	})
 }
 
+// why returns cause, which has ended a call, and tells what held the call up.
+func (o *outlet) why(cause error) error {
+	if !o.blocked.Load() {
+		return cause
+	}
+	return fmt.Errorf("%w (the broker blocks publishing: look at its alarms for memory and disk)", cause)
+}
+
 // mark notes which messages came back as unroutable, and reports whether it has
 // seen all that came. The broker returns a message before it confirms it, and
 // amqp091 puts the return into the channel before it goes on to the confirmation:
@@ -178,7 +187,9 @@ func (o *outlet) writeBatch(c *batch) {
 		}
 		confirm, err := o.ch.PublishWithDeferredConfirm(c.to.exchange, key, true, false, it.msg)
 		if err != nil {
-			o.shut()
+			if !o.ch.IsClosed() { // else the end of the channel follows, with its cause
+				o.shut()
+			}
 			return
 		}
 		it.pending.Store(confirm)

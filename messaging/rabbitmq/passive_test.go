@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"strings"
@@ -103,6 +104,8 @@ func TestPassiveNeedsNoPermissionToConfigure(t *testing.T) {
 		{"set_permissions", "publisher", "^$", "^orders$", "^$"},
 		{"add_user", "consumer", "secret"},
 		{"set_permissions", "consumer", "^$", `^amq\.default$`, `^orders\.g($|\.)`},
+		{"add_user", "reader", "secret"},
+		{"set_permissions", "reader", "^$", "^$", `^orders\.g($|\.)`},
 	} {
 		if _, err := node.Control(ctx, c...); err != nil {
 			t.Fatal(err)
@@ -146,8 +149,23 @@ func TestPassiveNeedsNoPermissionToConfigure(t *testing.T) {
 	}
 	sub.stop()
 	back := make(chan *messaging.Delivery, len(want))
-	subscribe(t, consumer, s, into(back, messaging.Verdict{}))
+	work = subscribe(t, consumer, s, into(back, messaging.Verdict{}))
 	for range want {
 		receive(t, back)
 	}
+	work.stop()
+
+	// Who may not write to the default exchange is told so when a retry needs it.
+	if err := as("publisher", true).Publish(ctx, "orders", numbered(1)...); err != nil {
+		t.Fatalf("Publish() = %v, want nil", err)
+	}
+	settled := make(chan error, 10)
+	work = subscribe(t, as("reader", true), s, func(lease context.Context, _ *messaging.Delivery, s messaging.Settler) error {
+		settled <- s.Settle(lease, messaging.Verdict{Kind: messaging.Retry})
+		return nil
+	})
+	if err := receive(t, settled); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "amq.default") {
+		t.Errorf("Settle(Retry) without the permission = %v, want ErrDenied and the exchange's name", err)
+	}
+	work.stop()
 }

@@ -48,7 +48,7 @@ func (b *Broker) submit(ctx context.Context, o *outlet, c *batch) (again []*item
 	case <-o.gone:
 		return c.items
 	case <-ctx.Done():
-		giveUp(c.items, context.Cause(ctx))
+		giveUp(c.items, o.why(context.Cause(ctx)))
 		return nil
 	case <-b.closing:
 		giveUp(c.items, messaging.ErrClosed)
@@ -90,23 +90,33 @@ func (b *Broker) submit(ctx context.Context, o *outlet, c *batch) (again []*item
 	return again
 }
 
-// outcome waits until the broker has answered about it. repeat means that the
-// answer was lost with the connection.
+// outcome waits until the broker has answered about it. repeat means that it, or
+// the answer, was lost with the connection.
 func (b *Broker) outcome(ctx context.Context, o *outlet, c *batch, it *item) (repeat bool, err error) {
 	c.mu.Lock()
 	sent, confirm := it.sent, it.confirm
 	c.mu.Unlock()
 	if confirm == nil {
 		if cause := b.ended(ctx); cause != nil {
-			return false, unpublished(sent, cause)
+			return false, unpublished(sent, o.why(cause))
 		}
-		return true, nil
+		// The writer has stopped before it, for the same cause as ended the others: a
+		// target that refuses all is told of all at once.
+		select {
+		case <-o.gone:
+		case <-ctx.Done():
+			return false, unpublished(sent, o.why(context.Cause(ctx)))
+		case <-b.closing:
+			return false, unpublished(sent, messaging.ErrClosed)
+		}
+		err = blame(o.cause, c.to.exchange, len(it.msg.Body))
+		return err == nil, err
 	}
 	if !isClosed(confirm.Done()) {
 		select {
 		case <-confirm.Done():
 		case <-ctx.Done():
-			return false, unpublished(true, context.Cause(ctx))
+			return false, unpublished(true, o.why(context.Cause(ctx)))
 		case <-b.closing:
 			return false, unpublished(true, messaging.ErrClosed)
 		}

@@ -94,6 +94,29 @@ func TestOneBadPublishAmongManyFailsAlone(t *testing.T) {
 	}
 }
 
+func TestATargetThatRefusesAllIsToldAtOnceHoweverManyMessagesGoThere(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	topic := a.topic()
+	if err := a.do(func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclare(topic, "topic", true, false, true, false, nil)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b := newBroker(t, rabbitmq.Config{Passive: true})
+	// So many that RabbitMQ closes the channel while they are being written.
+	err := b.Publish(within(t, patience), topic, numbered(20_000)...)
+	batch, ok := errors.AsType[*messaging.BatchError](err)
+	if !ok {
+		t.Fatalf("Publish() = %v, want a BatchError", err)
+	}
+	for i, err := range batch.Errs {
+		if !errors.Is(err, messaging.ErrDenied) {
+			t.Fatalf("Publish() of message %d = %v, want ErrDenied", i, err)
+		}
+	}
+}
+
 func TestPublishDeclaresADeletedExchangeAgain(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)

@@ -4,12 +4,13 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxPending bounds what a socket holds for a peer that does not read.
 const maxPending = 256 << 10
 
-// A socket is the net.Conn that amqp091 reads and writes. It differs in two ways.
+// A socket is the net.Conn that amqp091 reads and writes. It differs in three ways.
 //
 // It gathers: amqp091 writes every message and acknowledgement by itself; under
 // load the socket sends what came in during the last write with the next, which
@@ -19,6 +20,10 @@ const maxPending = 256 << 10
 // while it writes, and wants the same lock before it closes the connection: a
 // write that a silent peer holds up would else hold up, for ever, the end of a
 // connection that heartbeats have found dead.
+//
+// It watches by itself whether the broker's heartbeats come. amqp091 does so where
+// it sends its own: a broker that blocks publishing reads none of them, and once
+// the socket is full would seem dead while its heartbeats come.
 type socket struct {
 	net.Conn
 	failed atomic.Pointer[error] // why reading failed
@@ -28,7 +33,8 @@ type socket struct {
 	once   sync.Once
 
 	mu      sync.Mutex
-	pending []byte // guarded by mu
+	pending []byte        // guarded by mu
+	silence time.Duration // how long nothing may come in, 0 for ever; guarded by mu
 }
 
 func newSocket(nc net.Conn) *socket {
@@ -37,6 +43,11 @@ func newSocket(nc net.Conn) *socket {
 
 // Read implements [net.Conn].
 func (s *socket) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	if s.silence > 0 {
+		_ = s.Conn.SetReadDeadline(time.Now().Add(s.silence)) // fails only where Read does
+	}
+	s.mu.Unlock()
 	n, err := s.Conn.Read(p)
 	if err != nil {
 		s.failed.CompareAndSwap(nil, &err)
@@ -67,6 +78,27 @@ func (s *socket) Write(p []byte) (int, error) {
 		case <-s.closed:
 		}
 	}
+}
+
+// expect has reading fail when nothing comes in for d.
+func (s *socket) expect(d time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silence = d
+	return s.Conn.SetReadDeadline(time.Now().Add(d)) // of the Read that waits already
+}
+
+// SetReadDeadline implements [net.Conn]. It does nothing: amqp091 means what
+// expect does.
+func (s *socket) SetReadDeadline(time.Time) error { return nil }
+
+// SetDeadline implements [net.Conn]. amqp091 bounds the end of the connection by
+// it, so that nothing moves it after that.
+func (s *socket) SetDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silence = 0
+	return s.Conn.SetDeadline(t)
 }
 
 // Close implements [net.Conn].

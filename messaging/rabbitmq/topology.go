@@ -150,14 +150,17 @@ func bindGroup(ch channel, topic string, q queues) error {
 // rebind makes sure that the group still receives what is published to topic, as
 // far as it can be seen where nothing may be made.
 func (s *settings) rebind(conn *connection, topic string, q queues) error {
-	if err := s.ensure(conn, toTopic(topic)); err != nil || s.Passive {
-		return err
+	if s.Passive {
+		return s.ensure(conn, toTopic(topic))
 	}
 	ch, err := conn.open()
-	if err != nil {
-		return err
+	if err == nil {
+		err = toTopic(topic).declare(ch)
 	}
-	if err := bindGroup(ch, topic, q); err != nil {
+	if err == nil {
+		err = bindGroup(ch, topic, q)
+	}
+	if err != nil {
 		return err
 	}
 	return ch.close()

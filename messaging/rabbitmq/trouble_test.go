@@ -124,8 +124,8 @@ func TestAnAlarmHoldsUpNeitherContextsNorAcknowledgements(t *testing.T) {
 			defer cancel()
 			began := time.Now()
 			err := b.Publish(ctx, "t", messaging.NewMessage("Large", make([]byte, 1<<20)))
-			if took := time.Since(began); !errors.Is(err, stop) || took > 2*time.Second {
-				t.Errorf("Publish() = %v after %v, want the cause of its context after 1s", err, took)
+			if took := time.Since(began); !errors.Is(err, stop) || took > 2*time.Second || !strings.Contains(err.Error(), "blocks publishing") {
+				t.Errorf("Publish() = %v after %v, want the cause of its context after 1s, and what held it up", err, took)
 			}
 		})
 	}
@@ -186,4 +186,54 @@ func TestADeliveryThatOutlastsTheConsumerTimeoutIsLostAndComesAgain(t *testing.T
 	}
 	second.settle(t, messaging.Ack)
 	sub.stop()
+}
+
+// The broker goes on sending heartbeats while it reads nothing, so the connection
+// is not dead, however full it is.
+func TestAnAlarmThatOutlastsTheHeartbeatCostsNoConnectionAndHoldsUpNoClose(t *testing.T) {
+	t.Parallel()
+	node := need.Node(t, services.RabbitMQ())
+	var log record
+	config := rabbitmq.Config{URL: node.URL(), RetryDelays: rungs[:1], Heartbeat: time.Second, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	b, closes := newBroker(t, config), newBroker(t, config)
+	a := adminAt(t, node.URL())
+	a.declare(b, "t", "g")
+	for _, b := range []*rabbitmq.Broker{b, closes} {
+		if err := b.Publish(within(t, patience), "t", numbered(1)...); err != nil {
+			t.Fatalf("Publish() = %v, want nil", err)
+		}
+	}
+	control(t, node, "eval", raise+".")
+	const n = 8
+	var wg sync.WaitGroup
+	for range n { // with more than the sockets take
+		wg.Go(func() {
+			if err := b.Publish(within(t, 2*time.Minute), "t", messaging.NewMessage("Large", make([]byte, 1<<20))); err != nil {
+				t.Errorf("Publish() = %v, want nil: its context outlasts the alarm", err)
+			}
+		})
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- closes.Publish(context.Background(), "t", numbered(1)...) }() // with less than that
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(patience); strings.Count(log.String(), "the broker blocks publishing") < 2; {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("the broker tells of no block")
+		}
+	}
+	<-time.After(5 * config.Heartbeat) // watches that nothing happens
+	if text := log.String(); strings.Contains(text, "lost") {
+		t.Errorf("a connection was given up although the broker's heartbeats come:\n%s", text)
+	}
+	if err := closes.Close(within(t, 10*time.Second)); err != nil {
+		t.Errorf("Close() during the alarm = %v, want nil", err)
+	}
+	if err := receive(t, ended); !errors.Is(err, messaging.ErrClosed) {
+		t.Errorf("Publish() = %v, want ErrClosed", err)
+	}
+	control(t, node, "eval", lower+".")
+	wg.Wait()
 }

@@ -21,6 +21,7 @@ type group struct {
 
 	received map[string]int  // calls of the handler by ID; guarded by flow.mu
 	handled  map[string]bool // the handler returned nil; guarded by flow.mu
+	poisoned map[string]bool // the handler failed for good; guarded by flow.mu
 	retries  int             // guarded by flow.mu
 }
 
@@ -37,7 +38,7 @@ type groupConfig struct {
 const concurrency = 32
 
 func (f *flow) group(name string) *group {
-	return &group{flow: f, name: name, broker: f.broker(name), received: map[string]int{}, handled: map[string]bool{}}
+	return &group{flow: f, name: name, broker: f.broker(name), received: map[string]int{}, handled: map[string]bool{}, poisoned: map[string]bool{}}
 }
 
 // start runs a Consumer of the group and returns when it is ready. Stop ends it
@@ -130,7 +131,9 @@ func (g *group) handle(ctx context.Context, d *messaging.Delivery, before func(c
 		switch {
 		case err == nil:
 			g.handled[id] = true
-		case typ != poison:
+		case typ == poison:
+			g.poisoned[id] = true
+		default:
 			g.retries++
 		}
 	})
@@ -162,7 +165,7 @@ func (g *group) verify() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	published := maps.Clone(g.uncertain)
-	var notReceived, lost, madeUp []string
+	var notReceived, lost, madeUp, setAside []string
 	for _, id := range g.confirmed {
 		published[id] = true
 		if g.received[id] == 0 {
@@ -183,11 +186,15 @@ func (g *group) verify() {
 		if !published[id] {
 			madeUp = append(madeUp, id)
 		}
+		if !g.poisoned[id] {
+			setAside = append(setAside, id)
+		}
 	}
 	for what, ids := range map[string][]string{
 		"confirmed and not received":                      notReceived,
 		"published and neither handled nor dead-lettered": lost,
 		"received or dead-lettered, and never published":  madeUp,
+		"dead letters, and would have been handled":       setAside,
 	} {
 		if len(ids) > 0 {
 			g.t.Errorf("%d messages are %s, such as %s", len(ids), what, ids[0])
