@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +193,31 @@ func TestWithoutTheStoreRequestsAreAnswered503UnlessFailOpen(t *testing.T) {
 			t.Errorf("ending = %s, want unavailable", got)
 		}
 	}
+}
+
+// The one that waits knows that the work is being done, so that to run it would not
+// be without protection but a second time.
+func TestAWaiterDoesNotFailOpenBesideTheRequestThatRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFaulty(t)
+		done := make(chan struct{})
+		s := newService(t, store, idempotency.HTTP{FailOpen: true, Wait: time.Minute, DocsURL: docsURL}, func(http.ResponseWriter, *http.Request) {
+			<-done
+		})
+		var others sync.WaitGroup
+		others.Go(func() { s.send(t, request{key: "k"}) })
+		synctest.Wait()
+		others.Go(func() {
+			wantAnswer(t, "the waiter", s.send(t, request{key: "k"}), http.StatusConflict, "in-progress", false)
+		})
+		synctest.Wait()
+		store.set("acquire", errStore)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s.wantRuns(t, 1)
+		close(done)
+		others.Wait()
+	})
 }
 
 func TestWhenTheStoreFailsAtTheEndTheClientGetsTheRealResponse(t *testing.T) {

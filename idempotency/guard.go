@@ -196,7 +196,11 @@ func (g *Guard) acquire(ctx context.Context, c Claim, wait time.Duration) (out O
 			return Outcome{}, asked, context.Cause(ctx)
 		}
 		asked = time.Now()
-		out, err = g.ask(ctx, c)
+		next, failed := g.ask(ctx, c)
+		if failed != nil && ctx.Err() == nil {
+			break // what the store said before stands: FailOpen must not run the work beside another call
+		}
+		out, err = next, failed
 	}
 	return out, asked, err
 }

@@ -60,7 +60,8 @@ type HTTP struct {
 	DocsURL string
 
 	// FailOpen runs the handler without protection when the Store fails or is
-	// full. Default: such requests are answered by 503.
+	// full; not where it fails only after it said that another request with the
+	// key is running. Default: such requests are answered by 503.
 	FailOpen bool
 
 	// ReplayAll keeps and replays responses of 5xx too. Default: they release

@@ -24,7 +24,7 @@ func encodeHead(b *bytes.Buffer, status int, h, outer http.Header, drop map[stri
 	room = append(room, responseVersion)
 	room = binary.AppendUvarint(room, uint64(status))
 	for name, values := range h {
-		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || drop[name] || !isLasting(name, h) {
+		if was, set := outer[name]; len(values) == 0 || set && slices.Equal(was, values) || drop[http.CanonicalHeaderKey(name)] || !isLasting(name, h) {
 			continue
 		}
 		room = appendString(room, name)
@@ -34,7 +34,7 @@ func encodeHead(b *bytes.Buffer, status int, h, outer http.Header, drop map[stri
 		}
 	}
 	for name := range outer {
-		if _, set := h[name]; !set && !drop[name] && isLasting(name, h) {
+		if _, set := h[name]; !set && !drop[http.CanonicalHeaderKey(name)] && isLasting(name, h) {
 			room = append(appendString(room, name), 0)
 		}
 	}
@@ -71,8 +71,11 @@ func isLasting(name string, h http.Header) bool {
 
 // HTTPResult returns the result by which a repeated request is answered with this
 // response. It is for a handler that completes its own claim, before it answers,
-// inside the transaction that has its effect (package sqlstore). Headers that a
-// replay leaves out are left out here already; see [Guard.Middleware].
+// inside the transaction that has its effect (package sqlstore). Headers that speak
+// of one connection, client or moment are left out, as [Guard.Middleware] says, and
+// those of DropHeaders when it is replayed. What a middleware outside has set cannot
+// be told from the rest here: make the header of what the handler itself sets, not
+// of w.Header().
 //
 // A status outside of 200 to 999 makes a result that is NotStored. It is safe for
 // concurrent use, and keeps neither header nor body.
@@ -88,10 +91,11 @@ func HTTPResult(status int, header http.Header, body []byte) Result {
 	return Result{Data: b.Bytes()}
 }
 
-// replay answers with the recorded response.
-func replay(w http.ResponseWriter, data []byte) error {
+// replay answers with the recorded response. It leaves out the headers to drop, which
+// may be more than when the record was made, by [HTTPResult] for example.
+func replay(w http.ResponseWriter, data []byte, drop map[string]bool) error {
 	h := w.Header()
-	status, body, err := decodeHead(data, h)
+	status, body, err := decodeHead(data, h, drop)
 	if err != nil {
 		return err
 	}
@@ -110,9 +114,9 @@ func replay(w http.ResponseWriter, data []byte) error {
 // of this one.
 var errResponse = errors.New("idempotency: the recorded response cannot be read")
 
-// decodeHead reads what encodeHead wrote, sets the headers and returns the rest
-// of data. h is not changed when it returns an error.
-func decodeHead(data []byte, h http.Header) (status int, body []byte, err error) {
+// decodeHead reads what encodeHead wrote, sets the headers but those to drop, and
+// returns the rest of data. h is not changed when it returns an error.
+func decodeHead(data []byte, h http.Header, drop map[string]bool) (status int, body []byte, err error) {
 	if len(data) == 0 || data[0] != responseVersion {
 		return 0, nil, errResponse
 	}
@@ -145,11 +149,13 @@ func decodeHead(data []byte, h http.Header) (status int, body []byte, err error)
 		for range d.number() {
 			all = append(all, d.text(text))
 		}
-		if len(all) == first {
+		switch {
+		case drop[http.CanonicalHeaderKey(name)]:
+		case len(all) == first:
 			delete(h, name)
-			continue
+		default:
+			h[name] = all[first:len(all):len(all)]
 		}
-		h[name] = all[first:len(all):len(all)]
 	}
 }
 

@@ -30,7 +30,7 @@ func TestARecordedResponseIsReadBackAsItWas(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := http.Header{}
-			status, body, err := decodeHead(encoded(c.status, c.header, nil, c.body), h)
+			status, body, err := decodeHead(encoded(c.status, c.header, nil, c.body), h, nil)
 			if status != c.status || string(body) != c.body || err != nil {
 				t.Errorf("decodeHead() = %d, %q, %v, want %d, %q, nil", status, body, err, c.status, c.body)
 			}
@@ -43,7 +43,7 @@ func TestARecordedResponseIsReadBackAsItWas(t *testing.T) {
 
 func TestReplayedHeadersDoNotShareMemory(t *testing.T) {
 	h := http.Header{}
-	if _, _, err := decodeHead(encoded(200, http.Header{"A": {"1"}, "B": {"2"}, "C": {"3"}}, nil, ""), h); err != nil {
+	if _, _, err := decodeHead(encoded(200, http.Header{"A": {"1"}, "B": {"2"}, "C": {"3"}}, nil, ""), h, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name := range h {
@@ -59,7 +59,7 @@ func TestADamagedRecordIsAnErrorAndSetsNoHeader(t *testing.T) {
 	whole := encoded(201, http.Header{"Content-Type": {"text/plain"}, "Link": {"<a>", "<b>"}}, nil, "")
 	for cut := range len(whole) {
 		w := httptest.NewRecorder()
-		if err := replay(w, whole[:cut]); err == nil || len(w.Header()) != 0 {
+		if err := replay(w, whole[:cut], nil); err == nil || len(w.Header()) != 0 {
 			t.Errorf("replay() of %d of %d bytes = %v with headers %v, want an error and none", cut, len(whole), err, w.Header())
 		}
 	}
@@ -70,7 +70,7 @@ func TestADamagedRecordIsAnErrorAndSetsNoHeader(t *testing.T) {
 		"huge length":     {responseVersion, 0xc8, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
 		"huge count":      {responseVersion, 0xc8, 1, 1, 'X', 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
 	} {
-		if err := replay(httptest.NewRecorder(), data); err == nil {
+		if err := replay(httptest.NewRecorder(), data, nil); err == nil {
 			t.Errorf("replay() of a record with %s = nil, want an error", name)
 		}
 	}
@@ -81,7 +81,7 @@ func FuzzDecodeHead(f *testing.F) {
 	f.Add([]byte{responseVersion, 0xc8, 1, 1, 'X', 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		h := http.Header{}
-		status, body, err := decodeHead(data, h)
+		status, body, err := decodeHead(data, h, nil)
 		if err != nil {
 			if len(h) > 0 {
 				t.Fatalf("decodeHead() = %v and set %v", err, h)

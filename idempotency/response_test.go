@@ -114,6 +114,25 @@ func TestReplayLeavesOutTheHeadersThatTheConfigDrops(t *testing.T) {
 	}
 }
 
+func TestReplayLeavesOutTheHeadersThatTheConfigDropsAlsoOfAResultMadeOfAResponse(t *testing.T) {
+	store := newMemory(t, idempotency.MemoryConfig{})
+	s := newService(t, store, idempotency.HTTP{DropHeaders: []string{"X-Requests-Left"}}, func(w http.ResponseWriter, r *http.Request) {
+		own := http.Header{"X-Requests-Left": {"7"}, "x-requests-left": {"7"}, "X-Order": {"1"}}
+		l, _ := idempotency.FromContext(r.Context())
+		if err := store.Complete(r.Context(), l.ID, l.Token, idempotency.HTTPResult(http.StatusOK, own, nil), l.TTL); err != nil {
+			t.Error(err)
+		}
+	})
+	s.send(t, request{key: "k"})
+	outside := httptest.NewRecorder()
+	outside.Header().Set("X-Requests-Left", "6") // as it is now
+	s.ServeHTTP(outside, request{key: "k"}.build(t))
+	if h := outside.Header(); h.Get("X-Requests-Left") != "6" || h["x-requests-left"] != nil || h.Get("X-Order") != "1" {
+		t.Errorf("headers of the replay = %v, want X-Order and the 6 that was set outside", h)
+	}
+	s.wantRuns(t, 1)
+}
+
 func TestReplayLeavesOutTrailers(t *testing.T) {
 	s := newService(t, nil, idempotency.HTTP{}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

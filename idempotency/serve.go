@@ -65,7 +65,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, lines []string) 
 		rec.send()
 		h.recycle(rec)
 	case replayed:
-		if result.NotStored || replay(w, result.Data) != nil {
+		if result.NotStored || replay(w, result.Data, h.drop) != nil {
 			h.refuse(w, ErrNotStored)
 		}
 	case h.config.FailOpen && errors.Is(err, ErrUnavailable):

@@ -44,7 +44,8 @@
 // Keys begin with "idempotency:". A record takes about 260 bytes, and about 700
 // beside a result of more than 64 bytes (MEMORY USAGE of Redis 7.0). The server's
 // maxmemory-policy must be noeviction, or it deletes records that live; a Redis
-// that is full then refuses new keys.
+// that is full then refuses new claims, and lets those that are held go on to their
+// end.
 //
 // # Composition
 //

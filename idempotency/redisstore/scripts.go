@@ -20,6 +20,8 @@ const (
 )
 
 // A script reads the clock of the server that runs it; replicas get its effects.
+// A Redis that is full refuses HSET, but not to a script that has written before:
+// so those of an owner begin with HDEL, and claims that are held go on to their end.
 // Numbers of Lua are exact up to 2^53, which in microseconds is the year 2255.
 const (
 	acquireScript = `
@@ -58,6 +60,7 @@ return 1`
 	releaseScript = `
 local r = redis.call('HMGET', KEYS[1], 't', 's')
 if r[1] ~= ARGV[1] or r[2] ~= '1' and r[2] ~= '2' then return 0 end
+redis.call('HDEL', KEYS[1], 'c')
 redis.call('HSET', KEYS[1], 's', 2)
 return 1`
 
@@ -66,6 +69,7 @@ local r = redis.call('HMGET', KEYS[1], 't', 's')
 if r[1] ~= ARGV[1] or r[2] == '2' then return 0 end
 if r[2] ~= '1' then return 1 end
 local time = redis.call('TIME')
+redis.call('HDEL', KEYS[1], 'l')
 redis.call('HSET', KEYS[1], 'l', string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2]))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 1`

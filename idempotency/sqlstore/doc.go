@@ -44,7 +44,7 @@
 //     whenever the process, the connection or the database dies.
 //   - An owner that was overtaken cannot complete inside its transaction, which
 //     it then rolls back.
-//   - On PostgreSQL no call waits for the transaction of another one with its key.
+//   - On PostgreSQL no claim waits for the transaction of another call with its key.
 //   - No time of this process reaches the database.
 //   - Sweep deletes expired records only, no more than it is told, and on
 //     PostgreSQL it does not wait for records in use.
@@ -52,7 +52,8 @@
 // Not guaranteed: what PostgreSQL loses when it fails over to a replica that
 // lags, or confirms before it writes (synchronous_commit = off). A SQLite
 // database has one writer at a time: there InTx waits for all other writers, for
-// up to the connection's busy_timeout.
+// up to the connection's busy_timeout. An owner that an InTx has overtaken may wait
+// for its end when it completes or releases, for up to the Guard's StoreTimeout.
 //
 // # Defaults
 //

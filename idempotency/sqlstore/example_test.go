@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log"
+	"maps"
 	"net/http"
 
 	"github.com/parley-go/parley/idempotency"
@@ -27,6 +28,7 @@ func ExampleMigrations() {
 		fmt.Print(s)
 	}
 	// Output:
+	// SELECT pg_advisory_xact_lock(hashtext('sqlstore'), hashtext('idempotency'));
 	// CREATE SEQUENCE IF NOT EXISTS idempotency_token;
 	// CREATE TABLE IF NOT EXISTS idempotency (
 	// 	id          bytea       PRIMARY KEY, -- SHA-256 of use, scope and key
@@ -83,13 +85,14 @@ func ExampleStore_CompleteTx() {
 		if _, err := tx.ExecContext(ctx, "INSERT INTO orders (item) VALUES ($1)", "item1"); err != nil {
 			return err
 		}
-		answer := []byte(`{"ordered":"item1"}`)
-		if err := store.CompleteTx(ctx, tx, idempotency.HTTPResult(http.StatusCreated, w.Header(), answer)); err != nil {
+		header, answer := http.Header{"Location": {"/orders/1"}}, []byte(`{"ordered":"item1"}`)
+		if err := store.CompleteTx(ctx, tx, idempotency.HTTPResult(http.StatusCreated, header, answer)); err != nil {
 			return err
 		}
 		if err := tx.Commit(); err != nil {
 			return err
 		}
+		maps.Copy(w.Header(), header)
 		w.WriteHeader(http.StatusCreated)
 		_, err = w.Write(answer)
 		return err

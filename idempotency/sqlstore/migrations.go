@@ -11,9 +11,11 @@ import (
 //
 // A service that has a migration tool gives each script to it once: later
 // versions of this package only add scripts at the end. Another one runs them all
-// in order before it begins to work, in one place at a time. The service itself
-// needs the rights to read, insert, update and delete rows, and on PostgreSQL to
-// use the sequence.
+// in order before it begins to work, each by one call of Exec without arguments;
+// its instances may do that at one time.
+//
+// The service itself needs the rights to read, insert, update and delete rows, and
+// on PostgreSQL to use the sequence.
 func Migrations(config Config) ([]string, error) {
 	if faults := config.faults(); len(faults) > 0 {
 		return nil, fmt.Errorf("sqlstore: config: %s", strings.Join(faults, "; "))

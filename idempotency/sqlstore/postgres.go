@@ -5,9 +5,12 @@ import "time"
 // postgresNow moves on within a transaction, unlike now().
 const postgresNow = "clock_timestamp()"
 
-// postgresSchema is the schema, by version.
+// postgresSchema is the schema, by version. IF NOT EXISTS alone fails where two
+// create the same thing at one time, so the first statement takes turns: a script
+// that is sent as one is one transaction.
 func postgresSchema() []string {
-	return []string{`CREATE SEQUENCE IF NOT EXISTS {table}_token;
+	return []string{`SELECT pg_advisory_xact_lock(hashtext('sqlstore'), hashtext('{table}'));
+CREATE SEQUENCE IF NOT EXISTS {table}_token;
 CREATE TABLE IF NOT EXISTS {table} (
 	id          bytea       PRIMARY KEY, -- SHA-256 of use, scope and key
 	fingerprint bytea       NOT NULL,    -- SHA-256 of what must be the same
@@ -87,10 +90,12 @@ func postgres(table string) dialect {
 		extend: e(`UPDATE {table} SET lease_until = {now} + $3::bigint * interval '1 microsecond',
 	expires_at = greatest(expires_at, {now} + $3::bigint * interval '1 microsecond')` + own + ` AND state = 1`),
 		state: e(`SELECT state FROM {table}` + own),
-		// The clock of the statement, which an index can be searched for.
-		sweep: e(`DELETE FROM {table} WHERE id IN (
+		// The clock of the statement, which an index can be searched for. A subquery
+		// in place of WITH may be run again for each row, which voids its LIMIT: that
+		// is the plan for a table that was empty when it was last analysed.
+		sweep: e(`WITH dead AS MATERIALIZED (
 	SELECT id FROM {table} WHERE expires_at <= statement_timestamp()
 	ORDER BY expires_at LIMIT $1::bigint FOR UPDATE SKIP LOCKED
-)`),
+) DELETE FROM {table} WHERE id IN (SELECT id FROM dead)`),
 	}
 }

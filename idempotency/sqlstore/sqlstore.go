@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -89,18 +90,33 @@ func (s *Store) acquire(ctx context.Context, q querier, ask []query, c idempoten
 	if c.Lease <= 0 || c.TTL <= 0 {
 		return idempotency.Outcome{}, fmt.Errorf("sqlstore: the lease %v or the TTL %v is not positive", c.Lease, c.TTL)
 	}
+	busy := idempotency.Outcome{Status: idempotency.Busy, LeaseLeft: hidden}
 	args := []any{c.ID[:], c.Fingerprint[:], s.ticks(c.Lease), s.ticks(c.TTL), lockNumber(c.ID)}
 	// An answer is missing where the record changed between the look at it and
 	// the attempt to take it. Each time that happens another call got on.
 	for range 10 {
 		for _, a := range ask {
 			out, err := s.scan(q.QueryRowContext(ctx, a.text, args[:a.args]...))
-			if !errors.Is(err, sql.ErrNoRows) {
+			switch {
+			case isConflict(err):
+				return busy, nil
+			case !errors.Is(err, sql.ErrNoRows):
 				return out, err
 			}
 		}
 	}
-	return idempotency.Outcome{Status: idempotency.Busy, LeaseLeft: hidden}, nil
+	return busy, nil
+}
+
+// isConflict reports whether another call got on where transactions are by default
+// REPEATABLE READ or SERIALIZABLE: there the database says so by an error, and a
+// transaction can ask no more. The drivers of PostgreSQL agree on the method.
+func isConflict(err error) bool {
+	state, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err)
+	return ok && state.SQLState() == "40001" // serialization_failure
 }
 
 func (s *Store) scan(row *sql.Row) (out idempotency.Outcome, err error) {
@@ -110,6 +126,7 @@ func (s *Store) scan(row *sql.Row) (out idempotency.Outcome, err error) {
 		return idempotency.Outcome{}, wrap("acquire", err)
 	}
 	if out.Status == idempotency.Busy {
+		left = min(left, int64(math.MaxInt64/s.tick)) // the longest lease was rounded up
 		if out.LeaseLeft = time.Duration(left) * s.tick; left <= 0 {
 			out.LeaseLeft = hidden
 		}

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -29,17 +30,27 @@ type fake struct {
 	err     error          // of RowsAffected
 	query   error          // of each query
 	commit  error
+	bad     int // connections of the pool that are dead; guarded by mu
 }
 
 func (f *fake) Connect(context.Context) (driver.Conn, error) { return f, nil }
 func (f *fake) Driver() driver.Driver                        { return nil }
 func (f *fake) Prepare(string) (driver.Stmt, error)          { return nil, errors.New("not needed") }
 func (f *fake) Close() error                                 { return nil }
-func (f *fake) Begin() (driver.Tx, error)                    { return f, nil }
 func (f *fake) Commit() error                                { return f.commit }
 func (f *fake) Rollback() error                              { return nil }
 func (f *fake) LastInsertId() (int64, error)                 { return 0, nil }
 func (f *fake) RowsAffected() (int64, error)                 { return f.changed, f.err }
+
+func (f *fake) Begin() (driver.Tx, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bad > 0 {
+		f.bad--
+		return nil, driver.ErrBadConn
+	}
+	return f, nil
+}
 
 func (f *fake) note(args []driver.NamedValue) {
 	f.mu.Lock()
@@ -184,6 +195,49 @@ func TestAClaimThatIsAlwaysBeatenIsBusy(t *testing.T) {
 	out, err := newStore(t, f, sqlstore.PostgreSQL).Acquire(t.Context(), idempotency.Claim{Lease: 1, TTL: 1})
 	if err != nil || out.Status != idempotency.Busy || out.LeaseLeft <= 0 {
 		t.Errorf("Acquire() = %+v, %v, want busy with some time left", out, err)
+	}
+}
+
+func TestTheRestOfTheLongestLeaseIsPositive(t *testing.T) {
+	for d, left := range map[sqlstore.Dialect]int64{
+		sqlstore.PostgreSQL: math.MaxInt64/int64(time.Microsecond) + 1,
+		sqlstore.SQLite:     math.MaxInt64/int64(time.Millisecond) + 1,
+	} {
+		f := &fake{row: []driver.Value{int64(idempotency.Busy), int64(0), int64(0), false, left, false, nil}}
+		out, err := newStore(t, f, d).Acquire(t.Context(), idempotency.Claim{Lease: math.MaxInt64, TTL: math.MaxInt64})
+		if err != nil || out.LeaseLeft <= 0 {
+			t.Errorf("%s: Acquire() = %+v, %v, want busy with some time left", d, out, err)
+		}
+	}
+}
+
+// conflict is how the drivers of PostgreSQL report that a transaction met another.
+type conflict struct{}
+
+func (conflict) Error() string    { return "could not serialize access due to concurrent update" }
+func (conflict) SQLState() string { return "40001" }
+
+func TestAClaimThatMeetsAnotherUnderAStricterIsolationLevelIsBusy(t *testing.T) {
+	s := newStore(t, &fake{query: conflict{}}, sqlstore.PostgreSQL)
+	out, err := s.Acquire(t.Context(), idempotency.Claim{Lease: 1, TTL: 1})
+	if err != nil || out.Status != idempotency.Busy || out.LeaseLeft <= 0 {
+		t.Errorf("Acquire() = %+v, %v, want busy with some time left", out, err)
+	}
+	_, _, err = sqlstore.InTx(t.Context(), s, idempotency.Key{Scope: "a", ID: "1"}, func(context.Context, *sql.Tx) (int, error) {
+		t.Error("the work ran")
+		return 0, nil
+	})
+	if !errors.Is(err, idempotency.ErrBusy) {
+		t.Errorf("InTx() = %v, want ErrBusy", err)
+	}
+}
+
+// A pool is full of them after a restart of the database.
+func TestInTxTriesAnotherConnectionWhereOneOfThePoolIsDead(t *testing.T) {
+	s := newStore(t, &fake{row: acquired(), changed: 1, bad: 2}, sqlstore.PostgreSQL)
+	v, _, err := sqlstore.InTx(t.Context(), s, idempotency.Key{Scope: "a", ID: "1"}, func(context.Context, *sql.Tx) (int, error) { return 1, nil })
+	if v != 1 || err != nil {
+		t.Errorf("InTx() = %d, %v, want 1", v, err)
 	}
 }
 

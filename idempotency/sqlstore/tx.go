@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-go/parley/idempotency"
@@ -106,7 +107,8 @@ func InTx[T any](ctx context.Context, s *Store, key idempotency.Key, fn func(con
 	}
 	if err := json.Unmarshal(r.Data, &v); err != nil {
 		var zero T
-		return zero, false, fmt.Errorf("%w: %w", idempotency.ErrNotStored, err)
+		e.Ending, e.Err = idempotency.EndNotStored, fmt.Errorf("%w: %w", idempotency.ErrNotStored, err)
+		return zero, false, e.Err
 	}
 	return v, true, nil
 }
@@ -121,17 +123,13 @@ func (s *Store) inTx(ctx context.Context, key idempotency.Key, e *idempotency.Ev
 	claim.Lease, claim.TTL = s.config.TTL, s.config.TTL
 	ctx, cancel := context.WithCancel(ctx) // that of the work ends with the call
 	defer cancel()
-	conn, err := s.db.Conn(ctx)
-	if err != nil {
-		return r, false, notBegun(ctx, e, wrap("begin", err))
-	}
-	defer func() { _ = conn.Close() }()
-	bounded, end := outlive(ctx)
+	bounded, begun, end := outlive(ctx)
 	defer end()
-	tx, err := conn.BeginTx(bounded, nil)
+	tx, err := s.db.BeginTx(bounded, nil)
 	if err != nil {
 		return r, false, notBegun(ctx, e, wrap("begin", err))
 	}
+	begun.Store(true)
 	defer func() { _ = tx.Rollback() }() // nothing after a commit
 	out, err := s.acquire(ctx, tx, s.askTx, claim)
 	if err != nil {
@@ -166,21 +164,26 @@ func (s *Store) inTx(ctx context.Context, key idempotency.Key, e *idempotency.Ev
 // grace is for how long a transaction may outlast the context of its caller.
 const grace = 5 * time.Second
 
-// outlive returns the context of a transaction: one that ends a while after ctx.
+// outlive returns the context of a transaction: one that ends with ctx before it
+// has begun, as does the wait for a connection, and else a while after.
 // At the end of its context database/sql rolls back in the background, and the
 // next call with the key would find it busy. So the call itself rolls back, before
 // it returns, and leaves it to database/sql only where work does not listen to its
 // context or the database does not answer.
-func outlive(ctx context.Context) (bounded context.Context, end func()) {
+func outlive(ctx context.Context) (bounded context.Context, begun *atomic.Bool, end func()) {
 	bounded, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	begun = new(atomic.Bool)
 	stop := context.AfterFunc(ctx, func() {
 		defer cancel()
+		if !begun.Load() {
+			return
+		}
 		select {
 		case <-time.After(grace):
 		case <-bounded.Done():
 		}
 	})
-	return bounded, func() {
+	return bounded, begun, func() {
 		stop()
 		cancel()
 	}

@@ -176,7 +176,7 @@ func TestAResponseRecordedInsideTheTransactionIsReplayedAlsoWhenItWasNeverSent(t
 }
 
 // On PostgreSQL, INSERT … ON CONFLICT would wait until the other transaction ends.
-func TestNoCallWaitsForTheTransactionOfAnotherOneWithItsKey(t *testing.T) {
+func TestNoClaimWaitsForTheTransactionOfAnotherCallWithItsKey(t *testing.T) {
 	s := newShop(t, postgres(t))
 	g := newGuard(t, s.store, idempotency.Config{})
 	// Each of these is called while the transaction is open, and must return.

@@ -2,6 +2,8 @@ package idempotency
 
 import (
 	"context"
+	"database/sql"
+	"sync"
 	"testing"
 
 	"github.com/parley-go/parley/idempotency"
@@ -37,6 +39,38 @@ func TestTheTableMayHaveASchemaAndMigrationsMayRunAgain(t *testing.T) {
 			t.Errorf("%s has %d records, want 1: a migration that runs again changes nothing", d.config.Table, n)
 		}
 		s.wantEffects(t, "a", 1)
+	})
+}
+
+// As when all instances of a service start.
+func TestMigrationsMayRunInSeveralPlacesAtOneTime(t *testing.T) {
+	both(t, func(t *testing.T, d *database) {
+		d.config.Table = d.table("new")
+		if d.config.Dialect == sqlstore.PostgreSQL {
+			t.Cleanup(func() { d.drop("TABLE "+d.config.Table, "SEQUENCE "+d.config.Table+"_token") })
+		}
+		scripts, err := sqlstore.Migrations(d.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var instances [8]*sql.Conn // connected before, so that they meet
+		for i := range instances {
+			if instances[i], err = d.Conn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			defer instances[i].Close()
+		}
+		var all sync.WaitGroup
+		for _, c := range instances {
+			all.Go(func() {
+				for _, s := range scripts {
+					if _, err := c.ExecContext(t.Context(), s); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Wait()
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -77,7 +78,7 @@ func Example_completeTx() {
 		return
 	}
 	handler := once(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer := []byte("order 1")
+		header, answer := http.Header{"Location": {"/orders/1"}}, []byte("order 1")
 		err := func() error {
 			tx, err := db.BeginTx(r.Context(), nil)
 			if err != nil {
@@ -87,7 +88,7 @@ func Example_completeTx() {
 			if _, err := tx.ExecContext(r.Context(), "INSERT INTO orders VALUES ('item1')"); err != nil {
 				return err
 			}
-			if err := store.CompleteTx(r.Context(), tx, idempotency.HTTPResult(http.StatusCreated, w.Header(), answer)); err != nil {
+			if err := store.CompleteTx(r.Context(), tx, idempotency.HTTPResult(http.StatusCreated, header, answer)); err != nil {
 				return err
 			}
 			return tx.Commit()
@@ -96,6 +97,7 @@ func Example_completeTx() {
 			http.Error(w, "the order was not placed", http.StatusServiceUnavailable)
 			return
 		}
+		maps.Copy(w.Header(), header)
 		w.WriteHeader(http.StatusCreated)
 		_, _ = w.Write(answer)
 	}))

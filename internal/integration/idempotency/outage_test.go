@@ -12,6 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parley-go/parley/idempotency"
+	"github.com/parley-go/parley/idempotency/redisstore"
 	"github.com/parley-go/parley/internal/services"
 	"github.com/parley-go/parley/internal/services/need"
 )
@@ -98,6 +100,47 @@ func TestWithRedisDownOrHungAtTheClaimNothingRuns(t *testing.T) {
 	f.wantUnavailable(t, "c")
 	f.wantEffects(t, "c", 0)
 	f.wantPlaced(t, "c", 1)
+}
+
+func TestARedisThatIsFullRefusesNewClaimsAndLetsThoseThatAreHeldGoOnToTheirEnd(t *testing.T) {
+	n := newNode(t, services.Redis())
+	client := redis.NewClient(&redis.Options{Addr: n.URL()})
+	defer client.Close()
+	store, err := redisstore.New(client, redisstore.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, claim := t.Context(), func(id byte) idempotency.Claim {
+		return idempotency.Claim{ID: idempotency.ID{id}, Lease: time.Minute, TTL: time.Hour}
+	}
+	var tokens [2]int64
+	for i := range tokens {
+		out, err := store.Acquire(ctx, claim(byte(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens[i] = out.Token
+	}
+	if err := client.ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := store.Acquire(ctx, claim(9)); err == nil {
+		t.Errorf("Acquire() of a new key = %+v, want an error", out)
+	}
+	for i := range tokens {
+		if err := store.Extend(ctx, claim(byte(i)).ID, tokens[i], time.Minute); err != nil {
+			t.Errorf("Extend() = %v", err)
+		}
+	}
+	if err := store.Complete(ctx, claim(0).ID, tokens[0], idempotency.Result{Data: []byte("1")}, time.Hour); err != nil {
+		t.Errorf("Complete() = %v", err)
+	}
+	if err := store.Release(ctx, claim(1).ID, tokens[1]); err != nil {
+		t.Errorf("Release() = %v", err)
+	}
+	if out, err := store.Acquire(ctx, claim(0)); err != nil || out.Status != idempotency.Completed || string(out.Result.Data) != "1" {
+		t.Errorf("Acquire() of a completed record = %+v, %v, want its result", out, err)
+	}
 }
 
 // hang has the server take requests and answer none.

@@ -161,7 +161,7 @@ func (s *service) completeTx(w http.ResponseWriter, r *http.Request) {
 		if err := fault(context.WithValue(ctx, txKey{}, tx), after); err != nil {
 			return err
 		}
-		if err := s.sql.CompleteTx(ctx, tx, idempotency.HTTPResult(http.StatusCreated, w.Header(), []byte(key))); err != nil {
+		if err := s.sql.CompleteTx(ctx, tx, idempotency.HTTPResult(http.StatusCreated, nil, []byte(key))); err != nil {
 			return err
 		}
 		if err := tx.Commit(); err != nil {

@@ -60,6 +60,19 @@ func TestSweepDeletesExpiredRecordsOnlyAndNoMoreThanItIsTold(t *testing.T) {
 	})
 }
 
+// The database then believes that there is nothing to join, and would run a subquery
+// again for each row, with its LIMIT.
+func TestSweepDeletesNoMoreThanItIsToldAlsoAfterTheTableWasAnalysedWhenEmpty(t *testing.T) {
+	s := newShop(t, postgres(t))
+	s.fill(t, 30, time.Nanosecond)
+	s.exec(t, "DELETE FROM "+s.config.Table) // as a sweep of all
+	s.exec(t, "ANALYZE "+s.config.Table)
+	s.fill(t, 30, time.Nanosecond)
+	if n := s.sweep(t, 10); n != 10 {
+		t.Errorf("Sweep(10) of 30 records = %d, want 10", n)
+	}
+}
+
 func TestSweepDoesNotWaitForRecordsInUse(t *testing.T) {
 	s := newShop(t, postgres(t))
 	ids := s.fill(t, 3, time.Nanosecond)
