@@ -596,7 +596,7 @@ func TestAServiceInThisProcessSeesWhatTheRequestCarries(t *testing.T) {
 			}
 			tracer := mustNew(t, cfg)
 			var got context.Context
-			service := tracer.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Context() }))
+			service := tracer.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Context() })) //nolint:fatcontext // it is looked at when the request is over
 			ctx := tracing.Propagator{}.Extract(t.Context(), propagation.MapCarrier{"traceparent": w3cParent + "-01", "baggage": "k=v"})
 			tr := tracer.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 				w := httptest.NewRecorder()
