@@ -41,6 +41,10 @@
 // only when all of them do, save constants of a string type such as a [Reason],
 // which only name it: a failure beside a rejection was an attempt.
 //
+// Publish waits for the broker's answer. Where a caller should not, an
+// [AsyncPublisher] gathers messages into batches and tells each one's outcome to a
+// function, with a bound on what is in flight.
+//
 // A retry waits at the broker, not in the handler, so it holds nothing up, save
 // what [ConsumerConfig].OrderedRetries asks for: then it waits in the process, and
 // holds up what has its Key.
@@ -121,6 +125,7 @@
 // attributes in headers, which is binary mode; [Structured] and
 // [MarshalCloudEvent] put all of it into the payload, which is structured mode.
 // The middleware [CloudEvents] unpacks that for handlers, so that they serve both.
+// What lacks a Source or a Type is a message all the same, and no CloudEvent.
 //
 // # Composition
 //

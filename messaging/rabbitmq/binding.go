@@ -25,6 +25,7 @@ const (
 // Headers for attributes that have no AMQP property, or do not fit in it. The
 // names are those of the CloudEvents binding for AMQP.
 const (
+	ceSpecVersion = "cloudEvents_specversion"
 	ceID          = "cloudEvents_id"
 	ceType        = "cloudEvents_type"
 	ceSource      = "cloudEvents_source"
@@ -71,9 +72,10 @@ func routingKey(m *messaging.Message) string {
 
 // encode returns m as AMQP has it, sharing no memory with m: attributes are
 // properties where AMQP has one, and headers where it has none or the value is
-// too long for it.
+// too long for it. What has all that CloudEvents 1.0 requires is an event in
+// binary mode: its receivers look for these attributes among the headers alone.
 func encode(m *messaging.Message, source string) amqp.Publishing {
-	headers := make(amqp.Table, len(m.Headers)+4)
+	headers := make(amqp.Table, len(m.Headers)+7)
 	for name, value := range m.Headers {
 		if !strings.HasPrefix(name, reserved) {
 			headers[name] = value
@@ -93,6 +95,9 @@ func encode(m *messaging.Message, source string) amqp.Publishing {
 	}
 	if m.Source != "" {
 		source = m.Source
+	}
+	if m.ID != "" && m.Type != "" && source != "" {
+		headers[ceSpecVersion], headers[ceID], headers[ceType] = "1.0", m.ID, m.Type
 	}
 	set(ceSource, source)
 	set(ceSubject, m.Subject)

@@ -88,6 +88,30 @@ func TestAMessageComesBackAsItWasPublished(t *testing.T) {
 	})
 }
 
+func TestAMessageWithIDTypeAndSourceIsACloudEventInBinaryMode(t *testing.T) {
+	t.Parallel()
+	m := messaging.Message{
+		ID: "1", Type: "OrderPlaced", Source: "/orders", Subject: "456", Key: "123", ContentType: "application/json",
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Payload: []byte("{}"),
+	}
+	p := encode(&m, "")
+	want := amqp.Table{
+		"cloudEvents_specversion": "1.0", "cloudEvents_id": "1", "cloudEvents_type": "OrderPlaced", "cloudEvents_source": "/orders",
+		"cloudEvents_subject": "456", "cloudEvents_partitionkey": "123", "cloudEvents_time": "2026-01-02T03:04:05.000000006Z",
+	}
+	if diff := cmp.Diff(want, p.Headers); diff != "" || p.ContentType != "application/json" {
+		t.Errorf("encode() = %s, headers (-want +got):\n%s", p.ContentType, diff)
+	}
+	if got := encode(&messaging.Message{ID: "1", Type: "OrderPlaced"}, "/orders").Headers["cloudEvents_specversion"]; got != "1.0" {
+		t.Errorf("specversion with the Source of the Config = %v, want 1.0", got)
+	}
+	for _, m := range []messaging.Message{{ID: "1", Type: "OrderPlaced"}, {ID: "1", Source: "/orders"}} {
+		if got := encode(&m, "").Headers["cloudEvents_specversion"]; got != nil {
+			t.Errorf("specversion of %+v, which lacks what an event must have, = %v, want none", m, got)
+		}
+	}
+}
+
 func TestEncodeSharesNoMemoryWithTheMessage(t *testing.T) {
 	t.Parallel()
 	m := messaging.Message{ID: "1", Headers: map[string]string{"a": "b"}, Payload: []byte("payload")}

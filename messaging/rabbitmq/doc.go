@@ -56,12 +56,14 @@
 // message-id, type, content-type and timestamp. Source, Subject, Key and the
 // exact Time are headers with the names of the CloudEvents AMQP binding
 // (cloudEvents_source, cloudEvents_subject, cloudEvents_partitionkey and
-// cloudEvents_time), and so is what exceeds the 255 bytes of a property. The
+// cloudEvents_time), and so is what exceeds the 255 bytes of a property. A message
+// with ID, Type and Source is a CloudEvent 1.0 in binary mode: it also has the
+// headers cloudEvents_specversion, cloudEvents_id and cloudEvents_type. The
 // prefix "cloudEvents:", which that binding allows too, is read alike; extensions
-// of CloudEvents become Headers of their names. The
-// attempt travels in the header msg-attempt, and what is left of a long delay in
-// msg-wait. They count only in messages that come over the default exchange, as
-// retries do; whoever publishes to the topic cannot set them.
+// of CloudEvents become Headers of their names. The attempt travels in the header
+// msg-attempt, and what is left of a long delay in msg-wait. They count only in
+// messages that come over the default exchange, as retries do; whoever publishes to
+// the topic cannot set them.
 //
 // Messages of other programs are read with what they have: headers of other types
 // become text, those that no [messaging.Message] can have are left out, and a
