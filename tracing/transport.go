@@ -258,10 +258,12 @@ func (t *Tracer) outgoing(ctx context.Context, req *http.Request) *http.Request 
 		return req
 	}
 	out := req.WithContext(ctx)
-	if out.Header = req.Header.Clone(); out.Header == nil {
+	if len(req.Header) == 0 { // nothing to copy and nothing to remove
 		out.Header = make(http.Header, 3)
+	} else {
+		out.Header = req.Header.Clone()
+		remove(out.Header, owns, !keeps || bag != "")
 	}
-	remove(out.Header, owns, !keeps || bag != "")
 	if bag != "" {
 		out.Header[headerBaggage] = []string{bag}
 	}

@@ -12,7 +12,7 @@ import (
 
 const (
 	// rounds of ours and theirs in turn; the median of their ratios counts.
-	rounds = 9
+	rounds = 15
 	// slice is how long one side of a round runs.
 	slice = 60 * time.Millisecond
 )
