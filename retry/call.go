@@ -143,7 +143,7 @@ func (p *Policy) barred(ctx context.Context, c *call, d time.Duration) Reason {
 
 // pastDeadline reports whether a wait of d would end at the context's deadline
 // or after it. Where nothing is waited for, the context's own word is enough,
-// and the deadline need not be read: 5 ns of each retry at once.
+// and the deadline need not be read.
 func pastDeadline(ctx context.Context, d time.Duration) bool {
 	if d == 0 {
 		return false

@@ -30,11 +30,11 @@ import (
 // every 5xx but 501. Other responses are never retried.
 //
 // Retry-After (RFC 9110 §10.2.3) is waited for, and the backoff's wait on top, so
-// that clients who were told the same do not come back together. Where it asks for more than
-// MaxRetryAfter or than the request's deadline leaves, the response is returned
-// at once. Whenever retrying ends on a response, the caller gets that response
-// as it is, with its body open and a nil error. Every other response is drained,
-// up to 64 KiB and 50 ms, and closed, before the wait.
+// that clients who were told the same do not come back together. Where it asks
+// for more than MaxRetryAfter or than the request's deadline leaves, the response
+// is returned at once. Whenever retrying ends on a response, the caller gets that
+// response as it is, with its body open and a nil error. Every other response is
+// drained, up to 64 KiB and 50 ms, and closed, before the wait.
 //
 // The request is not modified and its body is closed exactly once. The first
 // attempt sends the request itself, later ones a copy whose context carries
