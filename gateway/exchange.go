@@ -18,6 +18,8 @@ type exchange struct {
 
 	status   int
 	written  atomic.Int64 // bytes of the body, or of a tunnel towards the client
+	tunnels  *tunnels     // of the gateway; nil in an exchange that no gateway knows
+	tunnel   *tunnel      // what was hijacked
 	hijacked bool
 	upstream string
 	target   string
@@ -85,7 +87,18 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	x.status, x.hijacked = http.StatusSwitchingProtocols, true
-	return &tunnel{Conn: conn, early: buffered.Reader, written: &x.written}, buffered, nil
+	x.tunnel = &tunnel{Conn: conn, early: buffered.Reader, written: &x.written}
+	if !x.tunnels.add(x.tunnel) {
+		_ = conn.Close() // Close has begun since the request came
+	}
+	return x.tunnel, buffered, nil
+}
+
+// leave ends what the gateway knows of a tunnel, once its handler has returned.
+func (x *exchange) leave() {
+	if x.tunnel != nil {
+		x.tunnels.remove(x.tunnel)
+	}
 }
 
 // tunnel is a hijacked connection. Reading from it begins with the bytes that

@@ -47,7 +47,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	*out.URL = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
-		Scheme: "http", Host: t.route.upstream.name,
+		Scheme: "http", Host: t.pool.name,
 		Path: t.path, RawPath: t.rawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	out.Host = ""     // the target's
@@ -70,6 +70,13 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = req
+	t := tripOf(req.Context())
+	if at := t.answered(resp); at != nil {
+		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
+		if s := t.pool.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
+			s.renew(resp, req, at)
+		}
+	}
 	return resp, nil
 }
 

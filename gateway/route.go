@@ -152,6 +152,10 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x := exchangeOf(w, r)
+	if r.Header["Upgrade"] != nil && x.tunnels.refuse() {
+		failure{status: http.StatusServiceUnavailable, detail: "the gateway is about to end; try again at another one", retryAfter: time.Second}.write(w)
+		return
+	}
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	t.path, t.rawPath = path, escaped
