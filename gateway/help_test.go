@@ -22,6 +22,7 @@ import (
 func build(t *testing.T, u gateway.Upstream, routes ...gateway.Route) *gateway.Gateway {
 	t.Helper()
 	var b gateway.Builder
+	b.Logger(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	u.Name = "svc"
 	b.Upstream(&u)
 	for _, r := range routes {

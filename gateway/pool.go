@@ -46,7 +46,6 @@ type view struct {
 	pick    func(*http.Request) int // an index of usable
 	tags    map[string]int          // an index of usable by the value of a sticky cookie
 	until   int64                   // when an ejection ends, on the pool's clock; 0 if there is none
-	retry   time.Duration           // after which it may be worth to come back, where none is usable
 	panics  bool                    // usable is all there are, since none is healthy
 }
 
@@ -136,7 +135,7 @@ func (p *pool) now() int64 { return int64(time.Since(p.base)) + 1 }
 // look makes a view of what is known now.
 func (p *pool) look(version uint64) *view {
 	set, now := *p.set.Load(), p.now()
-	v := &view{version: version, retry: time.Second}
+	v := &view{version: version}
 	for _, i := range set {
 		ejected := i.ejected.Load()
 		if ejected > now && (v.until == 0 || ejected < v.until) {
@@ -147,9 +146,6 @@ func (p *pool) look(version uint64) *view {
 		}
 	}
 	if len(v.usable) == 0 {
-		if v.until > 0 {
-			v.retry = max(time.Second, time.Duration(v.until-now))
-		}
 		if p.RefuseUnhealthy || len(set) == 0 {
 			return v
 		}
@@ -220,7 +216,11 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	v := p.current()
 	if len(v.usable) == 0 {
 		closeBody(req)
-		return nil, &unavailableError{p.name, "no target is healthy", v.retry, nil}
+		after := time.Second // until the next check or resolution, for all we know
+		if v.until != 0 {
+			after = max(after, time.Duration(v.until-p.now()))
+		}
+		return nil, &unavailableError{p.name, "no target is healthy", after, nil}
 	}
 	t.release(p.Hedge == nil)
 	first := p.first(v, t, req)
