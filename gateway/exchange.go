@@ -94,8 +94,8 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return x.tunnel, buffered, nil
 }
 
-// leave ends what the gateway knows of a tunnel, once its handler has returned.
-func (x *exchange) leave() {
+// close ends what the gateway knows of a tunnel, once its handler has returned.
+func (x *exchange) close() {
 	if x.tunnel != nil {
 		x.tunnels.remove(x.tunnel)
 	}

@@ -178,7 +178,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	whole := false
 	defer func() { // also where the answer breaks off by a panic
 		x.linger(r)
-		x.leave()
+		x.close()
 		p.log.write(r, x, whole)
 	}()
 	w.Header()[requestIDHeader] = x.id

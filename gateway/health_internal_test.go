@@ -184,7 +184,7 @@ func TestTargetThatIsBackWarmsUpSlowly(t *testing.T) {
 		share := func() int {
 			got := 0
 			for range 4000 {
-				trip := &trip{pool: p}
+				trip := new(trip)
 				if p.first(p.current(), trip, plainRequest) == 0 {
 					got++
 				}

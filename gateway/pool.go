@@ -222,14 +222,16 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, &unavailableError{p.name, "no target is healthy", after, nil}
 	}
-	t.release(p.Hedge == nil)
+	if p.Hedge == nil { // or another attempt may be under way
+		t.tries.release()
+	}
 	first := p.first(v, t, req)
 	var open error
 	sent := false
 	for pass := range 2 { // first those that the request has not been to
 		for k := range v.usable {
 			i := v.usable[(first+k)%len(v.usable)]
-			if t.been(i) != (pass == 1) || i.open() {
+			if t.tries.have(i) != (pass == 1) || i.open() {
 				continue
 			}
 			out := req
@@ -281,13 +283,13 @@ func (p *pool) first(v *view, t *trip, req *http.Request) int {
 		return 0
 	}
 	no := pick()
-	if !t.been(v.usable[no]) && v.usable[no].warm() {
+	if !t.tries.have(v.usable[no]) && v.usable[no].warm() {
 		return no
 	}
 	// Another word of the Picker spreads what the one would have got; a Picker
 	// that says the same again, as a Hash does, has a neighbour.
 	for range 2 {
-		if i := pick(); i != no && !t.been(v.usable[i]) {
+		if i := pick(); i != no && !t.tries.have(v.usable[i]) {
 			return i
 		}
 	}
@@ -319,7 +321,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		i.latency.add(now, max(took, latencyOfFailure))
 	}
 	p.judge(i, o)
-	t.went(i, resp)
+	t.tries.add(i, resp)
 	held = resp != nil // the trip releases it
 	return resp, err
 }
@@ -405,7 +407,10 @@ type innermost struct {
 // RoundTrip implements [http.RoundTripper].
 func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t := tripOf(req.Context())
-	t.sent(i.target)
+	t.tries.mu.Lock()
+	t.exchange.attempts++
+	t.exchange.target = i.target
+	t.tries.mu.Unlock()
 	resp, err := i.next.RoundTrip(req)
 	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
 		return nil, &readFailure{err}

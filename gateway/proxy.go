@@ -32,6 +32,7 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
+	t.tries.begin(t.upstream)
 	p.core.ServeHTTP(&t.answer, r.WithContext(t))
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
@@ -47,7 +48,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	*out.URL = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
-		Scheme: "http", Host: t.pool.name,
+		Scheme: "http", Host: t.upstream.name,
 		Path: t.path, RawPath: t.rawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	out.Host = ""     // the target's
@@ -71,9 +72,9 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Request = req
 	t := tripOf(req.Context())
-	if at := t.answered(resp); at != nil {
+	if at := t.tries.of(resp); at != nil {
 		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
-		if s := t.pool.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
+		if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
 			s.renew(resp, req, at)
 		}
 	}

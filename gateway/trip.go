@@ -48,75 +48,8 @@ type trip struct {
 	tunnel   io.Closer   // the connection of a 101; nil elsewhere
 	err      error       // why there is no answer
 
-	pool  *pool // that the trip leads to
-	over  bool  // finish has been called
-	mu    sync.Mutex
-	tries []try  // guarded by mu: hedged attempts run side by side
-	room  [2]try // for most of the tries there are
-}
-
-// try is an attempt that has come back from an instance.
-type try struct {
-	at   *Instance
-	resp *http.Response // nil where there is none, or where it is over
-}
-
-// sent notes that an attempt leaves for a target.
-func (t *trip) sent(target string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.exchange.attempts++
-	t.exchange.target = target
-}
-
-// went notes that an attempt has come back.
-func (t *trip) went(at *Instance, resp *http.Response) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.tries == nil {
-		t.tries = t.room[:0]
-	}
-	t.tries = append(t.tries, try{at, resp})
-}
-
-// been reports whether an attempt has come back from the instance.
-func (t *trip) been(at *Instance) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for i := range t.tries {
-		if t.tries[i].at == at {
-			return true
-		}
-	}
-	return false
-}
-
-// answered returns the instance that gave the response.
-func (t *trip) answered(resp *http.Response) *Instance {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for i := range t.tries {
-		if t.tries[i].resp == resp {
-			return t.tries[i].at
-		}
-	}
-	return nil
-}
-
-// release ends what the instances know as in flight, unless attempts that run
-// side by side forbid to say which is over.
-func (t *trip) release(over bool) {
-	if !over {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for i := range t.tries {
-		if t.tries[i].resp != nil {
-			t.tries[i].resp = nil
-			t.tries[i].at.inFlight.Add(-1)
-		}
-	}
+	upstream *pool // that the trip leads to
+	tries    tries
 }
 
 type tripKey struct{}
@@ -145,8 +78,7 @@ func tripOf(ctx context.Context) *trip {
 
 // begin starts the trip of r, whose answer goes to w.
 func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip {
-	t := &trip{deadline: time.Now().Add(rt.Timeout), route: rt, pool: rt.upstream, exchange: x, http1: r.ProtoMajor == 1, answer: answer{ResponseWriter: w}}
-	t.pool.enter()
+	t := &trip{deadline: time.Now().Add(rt.Timeout), route: rt, upstream: rt.upstream, exchange: x, http1: r.ProtoMajor == 1, answer: answer{ResponseWriter: w}}
 	t.Context, t.cancel = context.WithCancelCause(r.Context())
 	t.expiry.Add(1)
 	t.timer = time.AfterFunc(rt.Timeout, t.expire)
@@ -176,13 +108,8 @@ func (t *trip) stop() bool {
 // finish ends the trip and whatever is still under way for it. It waits for
 // expire, whose deadline must not meet the connection's next request.
 func (t *trip) finish() {
-	if t.over {
-		return
-	}
-	t.over = true
 	t.stop()
 	t.cancel(nil)
 	t.expiry.Wait()
-	t.release(true)
-	t.pool.leave()
+	t.tries.end()
 }
