@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"slices"
 	"sort"
@@ -53,7 +52,7 @@ func (h Hash) Over(instances []*Instance) func(*http.Request) int {
 		if key == "" {
 			return rand.IntN(len(instances))
 		}
-		at := hashOf(key)
+		at := hash(key)
 		start := sort.Search(len(ring), func(i int) bool { return ring[i].at >= at })
 		load := float64(pool.inFlight.Load()) * rate / float64(total)
 		for k := range ring {
@@ -78,23 +77,11 @@ func ringOf(instances []*Instance) []point {
 		for k := range max(1, pointsPerInstance*len(instances)*i.Weight()/total) {
 			var number [4]byte
 			binary.LittleEndian.PutUint32(number[:], uint32(k))
-			ring = append(ring, point{hashOf(i.name + string(number[:])), n})
+			ring = append(ring, point{hash(i.name + string(number[:])), n})
 		}
 	}
 	slices.SortFunc(ring, func(a, b point) int { return cmp.Compare(a.at, b.at) })
 	return ring
-}
-
-// hashOf is FNV-1a with the finalizer of MurmurHash3, without which similar names
-// lie close together. It is the same in every process.
-func hashOf(s string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
 }
 
 // ByHeader takes the value of a header field for the key of a [Hash].
@@ -113,11 +100,10 @@ func ByCookie(name string) func(*http.Request) string {
 	}
 }
 
-// ByClientIP takes the address of the client for the key of a [Hash].
+// ByClientIP takes what [ClientIP] returns for the key of a [Hash].
 func ByClientIP(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
+	if addr := ClientIP(r); addr.IsValid() {
+		return addr.String()
 	}
-	return host
+	return ""
 }

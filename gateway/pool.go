@@ -93,7 +93,9 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 		chain = &hedge{*u.Hedge, chain}
 	}
 	if u.Retry != nil {
-		chain = u.Retry.Transport(chain)
+		chain = u.Retry.Transport(&deadlines{next: chain, patience: u.Retry.AttemptTimeout})
+	} else {
+		chain = &deadlines{next: chain}
 	}
 	p.proxy = newProxy(chain)
 	return p, nil
@@ -105,8 +107,8 @@ func (p *pool) instance(t Target) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.Weight < 0 || t.Weight > maxWeight {
-		return nil, fmt.Errorf("its weight %d is outside of 1 to %d", t.Weight, maxWeight)
+	if t.Weight < 0 || t.Weight > maxTargetWeight {
+		return nil, fmt.Errorf("its weight %d is outside of 1 to %d", t.Weight, maxTargetWeight)
 	}
 	i := &Instance{pool: p, name: at.String(), url: at}
 	i.next = &innermost{at.Host, p.wrapped}
@@ -411,7 +413,7 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.exchange.attempts++
 	t.exchange.target = i.target
 	t.tries.mu.Unlock()
-	resp, err := i.next.RoundTrip(req)
+	resp, err := t.send(req, i.next)
 	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
 		return nil, &readFailure{err}
 	}

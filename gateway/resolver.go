@@ -102,8 +102,8 @@ func (d DNS) services(ctx context.Context, r *net.Resolver) ([]Target, error) {
 	targets := make([]Target, 0, len(records))
 	for _, s := range records {
 		weight := int(s.Weight)
-		if most > maxWeight { // to ours, of the same proportions
-			weight = weight * maxWeight / int(most)
+		if most > maxTargetWeight { // to ours, of the same proportions
+			weight = weight * maxTargetWeight / int(most)
 		}
 		targets = append(targets, d.target(strings.TrimSuffix(s.Target, "."), int(s.Port), max(1, weight)))
 	}

@@ -149,8 +149,8 @@ const (
 	defaultRefresh         = 30 * time.Second
 	defaultMaxIdle         = 256
 
-	maxTargets = 1000
-	maxWeight  = 100
+	maxTargets      = 1000
+	maxTargetWeight = 100
 )
 
 func (u *Upstream) withDefaults() Upstream {
@@ -196,8 +196,8 @@ func (u *Upstream) faults() (faults []string) {
 		fault("Weights has %d elements, and Targets %d", len(u.Weights), len(u.Targets))
 	}
 	for i, w := range u.Weights {
-		if w < 1 || w > maxWeight {
-			fault("Weights[%d] %d is outside of 1 to %d", i, w, maxWeight)
+		if w < 1 || w > maxTargetWeight {
+			fault("Weights[%d] %d is outside of 1 to %d", i, w, maxTargetWeight)
 		}
 	}
 	if u.Host != "" && !validHost(u.Host) {
