@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -214,7 +213,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.close()
 		p.log.write(r, x, whole)
 	}()
-	w.Header()[requestIDHeader] = x.id
+	w.Header()[requestIDHeader] = x.id[:]
 	p.route(x, r)
 	whole = true
 }
@@ -238,9 +237,10 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
 
-	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	r = r.WithContext(x)
 	r.Header = header
-	r.Header[requestIDHeader] = x.id
+	r.Header[requestIDHeader] = x.id[:]
+	x.announce(r.Header)
 	r.URL = &url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
 	if x.body != nil {
 		if r.ContentLength > rt.MaxBody {

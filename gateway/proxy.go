@@ -56,7 +56,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Host = ""     // the target's
 	out.Trailer = nil // what comes after the body has passed no check
-	out.Header[requestIDHeader] = t.exchange.id
+	out.Header[requestIDHeader] = t.exchange.id[:]
 	t.exchange.announce(out.Header)
 	if out.Body != nil {
 		t.body = &replay{src: out.Body, max: replayable(out)}

@@ -43,8 +43,9 @@ type trip struct {
 	route    *route
 	upstream *pool
 	exchange *exchange
-	limits   limits // that the client has set
-	http1    bool   // by which the client speaks
+	limits   limits    // that the client has set
+	told     [1]string // how long the first attempt has
+	http1    bool      // by which the client speaks
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
@@ -188,14 +189,14 @@ func (t *trip) abort(cause error) {
 	}
 }
 
-// send sends one attempt. Should its time end while it waits for the client, that
-// is the client's failure, and the Read has to end for the attempt to end.
+// send sends one attempt. Should its own time end while it waits for the client,
+// that is the client's failure, and the Read has to end for the attempt to end.
 func (t *trip) send(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	if body := t.exchange.body; body.unfinished() {
 		t.checks.Add(1)
 		stop := context.AfterFunc(req.Context(), func() {
 			defer t.checks.Done()
-			if body.waiting.Load() && !t.answered.Load() {
+			if body.waiting.Load() && !t.answered.Load() && t.Err() == nil {
 				t.starved.Store(true)
 				body.stop(broken)
 			}
