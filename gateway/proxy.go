@@ -71,13 +71,8 @@ type outermost struct{ next http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := o.next.RoundTrip(req)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case resp == nil:
-		return nil, errNothing
-	case resp.Body == nil: // which the core would trip over
-		resp.Body = http.NoBody
 	}
 	resp.Request = req
 	t := tripOf(req.Context())
@@ -89,8 +84,6 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return resp, nil
 }
-
-var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
 
 // upstreamBody is the body of an answer on its way to the client.
 type upstreamBody struct {
