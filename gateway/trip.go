@@ -43,9 +43,10 @@ type trip struct {
 	route    *route
 	upstream *pool
 	exchange *exchange
-	limits   limits    // that the client has set
-	told     [1]string // how long the first attempt has
-	http1    bool      // by which the client speaks
+	limits   limits      // that the client has set
+	header   http.Header // of the request, as Use has left it
+	told     [1]string   // how long the first attempt has
+	http1    bool        // by which the client speaks
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
