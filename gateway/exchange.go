@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,11 @@ type exchange struct {
 	attempts int
 	fallback bool
 	err      error // why the upstream's answer is not the client's
+
+	// Room for what nearly every exchange needs one of.
+	url   url.URL
+	first trip
+	begun atomic.Bool // first is in use
 
 	mu    sync.Mutex
 	over  bool  // guarded by mu: no trip begins any more

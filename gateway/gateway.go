@@ -249,7 +249,8 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	r.Header = header
 	r.Header[requestIDHeader] = x.id[:]
 	x.announce(r.Header)
-	r.URL = &url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	x.url = url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	r.URL = &x.url
 	if x.body != nil {
 		if r.ContentLength > rt.MaxBody {
 			blameClient(&http.MaxBytesError{Limit: rt.MaxBody}).write(x, r)

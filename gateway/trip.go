@@ -92,10 +92,12 @@ func tripOf(ctx context.Context) *trip {
 
 // begin starts the trip of r, whose answer goes to w.
 func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip {
-	t := &trip{
-		route: rt, exchange: x, limits: limitsOf(r.Header), http1: r.ProtoMajor == 1,
-		answer: answer{ResponseWriter: w, bare: !r.ProtoAtLeast(1, 1)},
+	t := &x.first
+	if !x.begun.CompareAndSwap(false, true) {
+		t = new(trip)
 	}
+	t.route, t.exchange, t.limits, t.http1 = rt, x, limitsOf(r.Header), r.ProtoMajor == 1
+	t.answer.ResponseWriter, t.answer.bare = w, !r.ProtoAtLeast(1, 1)
 	timeout := t.limits.cap(rt.Timeout)
 	t.deadline = time.Now().Add(timeout)
 	t.Context, t.cancel = context.WithCancelCause(r.Context())
