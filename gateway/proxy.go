@@ -90,7 +90,11 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Host = ""     // the target's
 	out.Trailer = nil // what comes after the body has passed no check
-	out.Header = outbound(t.header)
+	out.Header = t.header
+	if len(t.route.Use) > 0 {
+		// Use may hold the header still when the connection has yet to read it.
+		out.Header = outbound(t.header)
+	}
 	out.Header[requestIDHeader] = t.exchange.id[:]
 	t.exchange.announce(out.Header)
 	if out.Body != nil {

@@ -306,5 +306,6 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	x.fallback = true
 	r = r.WithContext(r.Context())
 	r.Body, r.ContentLength = http.NoBody, 0
+	r.Header = r.Header.Clone() // an attempt that was given up may read it still
 	rt.Fallback.ServeHTTP(w, r)
 }
