@@ -37,9 +37,12 @@ func newProxy(upstream http.RoundTripper) *proxy {
 func (p *proxy) forward(r *http.Request, t *trip) error {
 	t.tries.begin(t.upstream)
 	t.header = r.Header
-	in := r.WithContext(t)
-	in.Header = upgrade(r.Header)
-	p.core.ServeHTTP(&t.answer, in)
+	in := http.Request{ // without what the core would clone for nothing
+		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: upgrade(r.Header), Body: r.Body, ContentLength: r.ContentLength, TransferEncoding: r.TransferEncoding,
+		Host: r.Host, RemoteAddr: r.RemoteAddr, Pattern: r.Pattern,
+	}
+	p.core.ServeHTTP(&t.answer, in.WithContext(t))
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
 	}
