@@ -35,7 +35,17 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
-	p.core.ServeHTTP(&t.answer, r.WithContext(t))
+	// The core gets a request without header and path values, so that it need not
+	// copy them and clean the copy: rewrite puts the cleaned header in its place.
+	// Nor does it get trailers: what comes after the body has passed no check.
+	in := new(http.Request).WithContext(t)
+	in.Method, in.URL, in.Proto, in.ProtoMajor, in.ProtoMinor = r.Method, r.URL, r.Proto, r.ProtoMajor, r.ProtoMinor
+	in.Pattern, in.Body, in.ContentLength, in.TransferEncoding, in.RemoteAddr = r.Pattern, r.Body, r.ContentLength, r.TransferEncoding, r.RemoteAddr
+	t.header = r.Header
+	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
+		t.header = outbound(r.Header)
+	}
+	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
 	}
@@ -53,8 +63,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 		Scheme: "http", Host: t.upstream.name,
 		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
-	out.Host = ""     // the target's
-	out.Trailer = nil // what comes after the body has passed no check
+	out.Header = t.header
 	out.Header[requestIDHeader] = t.exchange.id[:]
 	t.exchange.announce(out.Header)
 	if out.Body != nil {

@@ -51,6 +51,7 @@ type trip struct {
 	arriving upstreamBody
 	body     *replay     // nil where the request has none
 	at       location    // that the upstream sees
+	header   http.Header // likewise
 	turn     int         // the target that the next attempt goes to; negative before the first
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	tunnel   io.Closer   // the connection of a 101; nil elsewhere
