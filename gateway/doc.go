@@ -24,9 +24,16 @@
 // A [Builder] collects upstreams and routes; Build checks all of it and returns
 // a [Gateway], which is an [http.Handler]. A request passes, in this order: the
 // check of path, query, host and sizes; the choice of its route; the cleaning of
-// its header; the route's Use; Fallback; Retry; the choice of a target, round
-// robin; that target's breaker; the upstream's Wrap; the connection. The core
-// that copies requests and answers is [httputil.ReverseProxy].
+// its header; the route's Use; Fallback; Retry; Hedge; the choice of a target; that
+// target's breaker; the upstream's Wrap; the connection. The core that copies
+// requests and answers is [httputil.ReverseProxy].
+//
+// The targets of an upstream are given, or found by a [Resolver] such as [DNS]. A
+// [Picker] chooses among those that are well: whom [Health] has not found wanting
+// and whom [Eject] has not taken out, for what its requests have shown. [Sticky]
+// keeps a client where it was, and SlowStart spares a target that is back.
+// [Gateway.Run] checks and resolves; [Gateway.Reload] replaces routes and
+// upstreams; [Gateway.Close] ends tunnels. [Gateway.Stats] shows all of it.
 //
 // # Guarantees
 //
@@ -48,8 +55,21 @@
 //   - An answer that breaks off is broken off for the client too.
 //   - A request body is sent again byte for byte or not at all, and a request that
 //     is not idempotent only if nothing of it was sent.
-//   - A retry goes to the next target. A target whose breaker is open is passed
-//     over.
+//   - A retry goes to a target that the request has not been to, while there is
+//     one. A target whose breaker is open is passed over.
+//   - A target that fails its checks gets no requests until it passes them again,
+//     and one that is ejected comes back by itself. No more than MaxRate of the
+//     targets are ejected at once.
+//   - Where no target is healthy all are used, or none by choice: then the answer is
+//     503 with Retry-After.
+//   - A Resolver that fails leaves the last targets. Targets that stay keep what is
+//     known about them.
+//   - A sticky cookie that is forged is ignored and minted anew.
+//   - A Reload with a fault changes nothing. Any other fails no request: those under
+//     way end by the old plan, those to come begin with the new one, and the pool of
+//     the same Upstream is kept. Tunnels outlive it.
+//   - Close waits for tunnels that end by themselves and cuts off the others when its
+//     context ends.
 //   - When the client leaves, the request to the upstream is cancelled within the
 //     same instant, and the upstream is not blamed.
 //   - Each request that reaches the gateway makes one line in the access log,

@@ -43,15 +43,15 @@ type trip struct {
 	route    *route
 	upstream *pool
 	exchange *exchange
-	limits   limits      // that the client has set
-	header   http.Header // of the request, as Use has left it
-	told     [1]string   // how long the first attempt has
-	http1    bool        // by which the client speaks
+	limits   limits    // that the client has set
+	told     [1]string // how long the first attempt has
+	http1    bool      // by which the client speaks
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
-	body     *replay  // nil where the request has none
-	at       location // that the upstream sees
+	body     *replay     // nil where the request has none
+	at       location    // that the upstream sees
+	header   http.Header // likewise
 	tries    tries
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	tunnel   io.Closer   // the connection of a 101; nil elsewhere
