@@ -78,13 +78,16 @@
 //   - After a request nothing of it is left but idle connections.
 //
 // Not guaranteed: that an upstream answers once it has begun. Timeout ends with
-// its headers; a stream may stall for as long as the client waits. Shutdown of an
-// [http.Server] does not wait for tunnels. Addresses of proxies in front of the
+// its headers; a stream may stall for as long as the client waits. Addresses of proxies in front of the
 // gateway are not seen through: X-Forwarded-For names the peer. Trailers of an
 // upstream pass as they are, whatever their names; HTTP/1.0 clients get what
 // HTTP/1.1 ones do. Who sends a body slowly counts against the target under an
 // AttemptTimeout or SlowCall. [http.TimeoutHandler] in Use races with the access
 // log: use Timeout.
+//
+// Two gateways do not know of each other: each checks, ejects and balances by what
+// it has seen itself. A [Hash] keeps a key at its target only while that is well.
+// Ejection and breakers judge by the headers of an answer, not by its body.
 //
 // # Defaults
 //
@@ -94,14 +97,22 @@
 // themselves. 256 idle connections a target instead of the 2 of [http.Transport],
 // because dialling anew triples the cost of a request. 64 KiB of a body are kept
 // for another attempt, and only where the method or an Idempotency-Key permits
-// one. 64 KiB bound the headers of an upstream.
+// one. 64 KiB bound the headers of an upstream, and the answer to a check. 1000
+// targets an upstream.
+//
+// Checks each 10 seconds, of 2 seconds at most, three to fall and two to rise: half a
+// minute until a target is taken out that answers wrongly without failing requests.
+// Those that do fail eject it after five in a row, for 30 seconds, then twice as long
+// each time, and never more than half of the targets: the defaults of Envoy.
 //
 // # Composition
 //
 // Put tracing around the gateway, so that it sees every answer, and its transport
 // into Wrap, so that it sees every attempt; r.Pattern names the route to both. Use
-// is the place for authentication and limits of one route. A bulkhead goes into
-// Wrap. Retry in the gateway or in the services behind it, not in both.
+// is the place for authentication and limits of one route. A bulkhead in Wrap bounds
+// the requests to an upstream, one in Use those of a route. Retry in the gateway or
+// in the services behind it, not in both. To end, Shutdown the [http.Server], then
+// Close the gateway, and end the context of Run.
 //
 // # Errors
 //
@@ -118,7 +129,9 @@
 //	499  the client left first; it gets no body
 //	501  the method is not a plausible one
 //	502  the upstream could not be reached or broke the protocol
-//	503  every breaker is open, or Wrap rejected the call; with Retry-After
+//	503  every breaker is open, no target is known, or none healthy where
+//	     RefuseUnhealthy is set; Wrap rejected the call; the gateway is about to end
+//	     and begins no tunnel. With Retry-After
 //	504  the upstream did not answer in time
 //
 // A Fallback takes the place of the last three.
@@ -127,5 +140,7 @@
 //
 // A Gateway is safe for concurrent use; a Builder is not. The gateway starts no
 // goroutines but those of its connections, which [Gateway.CloseIdleConnections]
-// ends where they are idle.
+// ends where they are idle, and those of Run, which have ended when it returns. To
+// choose a target takes no lock that two requests share, save while a breaker lets
+// probes through.
 package gateway
