@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ import (
 // planned is a Builder of upstreams, each behind a route of its name.
 func planned(upstreams ...*gateway.Upstream) *gateway.Builder {
 	var b gateway.Builder
+	b.Logger(slog.New(slog.DiscardHandler))
 	for _, u := range upstreams {
 		b.Upstream(u)
 		b.Route(gateway.Route{Pattern: "/" + u.Name + "/{rest...}", Upstream: u.Name})
@@ -110,13 +112,11 @@ func TestRequestUnderWayEndsByTheOldPlanAndItsConnectionIsClosed(t *testing.T) {
 		_, _ = io.WriteString(w, "ended")
 	}))
 	backend.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-		switch s {
-		case http.StateNew:
+		if s == http.StateNew {
 			open.Add(1)
-		case http.StateClosed:
-			if open.Add(-1) == 0 {
-				close(closed)
-			}
+		}
+		if s == http.StateClosed && open.Add(-1) == 0 {
+			close(closed)
 		}
 	}
 	backend.Start()

@@ -215,8 +215,13 @@ func (u *Upstream) faults() (faults []string) {
 		name  string
 		value time.Duration
 	}{
-		{"Refresh", u.Refresh}, {"SlowStart", u.SlowStart}, {"DialTimeout", u.DialTimeout}, {"KeepAlive", u.KeepAlive},
-		{"HeaderTimeout", u.HeaderTimeout}, {"ContinueTimeout", u.ContinueTimeout}, {"IdleTimeout", u.IdleTimeout},
+		{"Refresh", u.Refresh},
+		{"SlowStart", u.SlowStart},
+		{"DialTimeout", u.DialTimeout},
+		{"KeepAlive", u.KeepAlive},
+		{"HeaderTimeout", u.HeaderTimeout},
+		{"ContinueTimeout", u.ContinueTimeout},
+		{"IdleTimeout", u.IdleTimeout},
 	} {
 		if d.value < 0 {
 			fault("%s %v is negative", d.name, d.value)
