@@ -197,7 +197,14 @@ func (p *pool) current() *view {
 func (p *pool) enter() { p.inFlight.Add(1) }
 
 func (p *pool) leave() {
-	if p.inFlight.Add(-1) == 0 && p.retired.Load() {
+	if p.inFlight.Add(-1) == 0 {
+		p.tidy()
+	}
+}
+
+// tidy closes what a pool has left that is retired and idle.
+func (p *pool) tidy() {
+	if p.retired.Load() {
 		p.transport.CloseIdleConnections()
 	}
 }

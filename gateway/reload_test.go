@@ -155,8 +155,8 @@ func TestFiftyReloadsUnderLoadFailNoRequest(t *testing.T) {
 	}
 	gw := mustBuild(t, next())
 	s := serve(t, gw)
+	goroutines, files := runtime.NumGoroutine(), descriptors()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	defer client.CloseIdleConnections()
 	ctx, stop := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() { _ = gw.Run(ctx) })
@@ -189,6 +189,11 @@ func TestFiftyReloadsUnderLoadFailNoRequest(t *testing.T) {
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed, want none", failed.Load(), served.Load())
 	}
+	client.CloseIdleConnections()
+	gw.CloseIdleConnections() // of the last pools alone
+	eventually(t, "the connections and checkers of 50 pools are gone", func() bool {
+		return runtime.NumGoroutine() <= goroutines && descriptors() <= files
+	})
 }
 
 // P46.

@@ -122,6 +122,7 @@ const resolveTimeout = 10 * time.Second
 
 // run does what Gateway.Run does for one pool.
 func (p *pool) run(ctx context.Context) {
+	defer p.tidy() // of what the last checks have left
 	var all sync.WaitGroup
 	defer all.Wait()
 	if p.Resolver != nil {
