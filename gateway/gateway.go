@@ -122,6 +122,7 @@ const (
 // cannot set: 5 seconds to send a header, of 64 KiB at most, and 2 minutes
 // between requests on one connection. It speaks HTTP/1.1, and HTTP/2 both over
 // TLS and, to clients that know beforehand, without. Set TLSConfig to serve TLS.
+// OPTIONS * is answered by the gateway, by 204.
 // An addr without a host listens on every interface.
 func (g *Gateway) Server(addr string) *http.Server {
 	protocols := new(http.Protocols)

@@ -27,13 +27,14 @@ type Route struct {
 
 	// Header names fields that a request must have, with the value that each must
 	// have, by case, or "*" for any. Those that the gateway drops are a fault.
-	// Query does the same for the parameters of the query.
-	//
-	// What any route asks for in this way may stand in a request once only. All
+	// What any route asks for in this way may stand in a request once only: all
 	// requests that repeat it are answered by 400, since the upstream may go by
-	// another one than the gateway.
+	// another one than the gateway. Default: none.
 	Header map[string]string
-	Query  map[string]string
+
+	// Query does for the parameters of the query what Header does for fields.
+	// Default: none.
+	Query map[string]string
 
 	// Upstream is the Name of the upstream that answers.
 	Upstream string
