@@ -66,6 +66,7 @@
 //     over.
 //   - Each attempt is told how long the gateway waits, by X-Request-Timeout in
 //     milliseconds; of gRPC calls Grpc-Timeout says what remains of the client's.
+//     A deadline of the client shortens the wait, and no target is blamed for it.
 //   - Uploads, streams and tunnels in which nothing moves for IdleTimeout are
 //     broken off, and so are answers that a client does not take. Who uploads
 //     slowly under an AttemptTimeout is answered by 408, and no target is blamed.

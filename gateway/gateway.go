@@ -180,6 +180,7 @@ func (g *Gateway) route(x *exchange, r *http.Request) {
 	}
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
+	x.upstream = rt.Upstream // of a split, forward says which
 
 	r = r.WithContext(x)
 	r.Header = header

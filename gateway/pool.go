@@ -142,8 +142,8 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.exchange.attempts++
 	t.exchange.target = i.target
 	resp, err := t.send(req, i.next)
-	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
-		return nil, &readFailure{err}
+	if err != nil && t.blameless() {
+		return nil, &clientFailure{err}
 	}
 	return resp, err
 }

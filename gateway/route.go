@@ -68,7 +68,8 @@ type Route struct {
 	// attempts, the waits between them, and the sending of the request body as
 	// far as the upstream waits for it. Streams and WebSockets may last longer.
 	// Clients may ask for less by X-Request-Timeout, in milliseconds, or by
-	// Grpc-Timeout. Default 30 seconds. Negative is a fault.
+	// Grpc-Timeout; no breaker counts what ends by that. Default 30 seconds.
+	// Negative is a fault.
 	Timeout time.Duration
 
 	// IdleTimeout bounds silence: of a client that owes the rest of its body until
