@@ -427,8 +427,8 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.exchange.target = i.target
 	t.tries.mu.Unlock()
 	resp, err := t.send(req, i.next)
-	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
-		return nil, &readFailure{err}
+	if err != nil && t.blameless() {
+		return nil, &clientFailure{err}
 	}
 	switch {
 	case err != nil:
