@@ -19,11 +19,7 @@ import (
 type pool struct {
 	config    *Upstream // as it was given: who it is
 	Upstream            // with its defaults
-	name      string
 	base      time.Time // of the clock by which everything here is timed
-	eject     *Eject    // nil where there is none
-	slowStart time.Duration
-	picker    Picker
 	logger    *slog.Logger
 	proxy     *proxy
 	transport *http.Transport
@@ -53,12 +49,8 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 	faults := config.faults()
 	u := config.withDefaults()
 	p := &pool{
-		config: config, Upstream: u, name: u.Name, base: time.Now(), slowStart: u.SlowStart, picker: u.Picker, logger: logger,
+		config: config, Upstream: u, base: time.Now(), logger: logger,
 		transport: u.transport(), regroup: make(chan struct{}, 1),
-	}
-	if u.Eject != nil {
-		e := u.Eject.withDefaults()
-		p.eject = &e
 	}
 	p.wrapped = p.transport
 	if u.Wrap != nil {
@@ -113,7 +105,7 @@ func (p *pool) instance(t Target) (*Instance, error) {
 	i.next = &innermost{at.Host, p.wrapped}
 	i.weight.Store(int64(max(1, t.Weight)))
 	if s := p.Sticky; s != nil {
-		i.tags = s.tags(p.name, i.name)
+		i.tags = s.tags(p.Name, i.name)
 	}
 	if p.Breaker != nil {
 		c := *p.Breaker
@@ -121,7 +113,7 @@ func (p *pool) instance(t Target) (*Instance, error) {
 			c.Classify = classify
 		}
 		if c.Name == "" {
-			c.Name = p.name + " " + at.Host
+			c.Name = p.Name + " " + at.Host
 		}
 		if i.breaker, err = breaker.New(c); err == nil {
 			i.next = i.breaker.Transport(i.next)
@@ -152,7 +144,7 @@ func (p *pool) look(version uint64) *view {
 		}
 		v.usable = set
 	}
-	v.pick = p.picker.Over(v.usable)
+	v.pick = p.Picker.Over(v.usable)
 	if p.Sticky != nil {
 		v.tags = make(map[string]int)
 		for n, i := range v.usable {
@@ -228,7 +220,7 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		if v.until != 0 {
 			after = max(after, time.Duration(v.until-p.now()))
 		}
-		return nil, &unavailableError{p.name, "no target is healthy", after, nil}
+		return nil, &unavailableError{p.Name, "no target is healthy", after, nil}
 	}
 	if p.Hedge == nil { // or another attempt may be under way
 		t.tries.release()
@@ -357,7 +349,7 @@ func (p *pool) allOpen(v *view) error {
 			soonest = d
 		}
 	}
-	return &unavailableError{p.name, "every breaker is open", soonest, breaker.ErrOpen}
+	return &unavailableError{p.Name, "every breaker is open", soonest, breaker.ErrOpen}
 }
 
 // unavailableError is what an attempt returns that had nowhere to go.

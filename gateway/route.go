@@ -289,7 +289,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	x = t.exchange
-	x.upstream = to.name
+	x.upstream = to.Name
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)
 	if err == nil {

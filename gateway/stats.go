@@ -46,7 +46,7 @@ func (g *Gateway) Stats() Stats {
 }
 
 func (p *pool) stats() UpstreamStats {
-	u := UpstreamStats{Name: p.name, InFlight: int(p.inFlight.Load()), Unhealthy: true}
+	u := UpstreamStats{Name: p.Name, InFlight: int(p.inFlight.Load()), Unhealthy: true}
 	now := p.now()
 	for _, i := range *p.set.Load() {
 		t := TargetStats{
@@ -54,7 +54,7 @@ func (p *pool) stats() UpstreamStats {
 			InFlight: i.InFlight(), Latency: i.Latency(), Requests: i.requests.Load(), Failures: i.failures.Load(),
 		}
 		since := i.warming.Load()
-		t.Warming = since != 0 && now-since < int64(p.slowStart)
+		t.Warming = since != 0 && now-since < int64(p.SlowStart)
 		if i.breaker != nil {
 			t.Breaker = i.breaker.State()
 		}
