@@ -302,6 +302,7 @@ func (p *pool) first(v *view, t *trip, req *http.Request) int {
 // send makes one attempt at an instance.
 func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, error) {
 	i.inFlight.Add(1)
+	n := t.tries.add(i)
 	held := false
 	defer func() { // also where a hook of the user's panics
 		if !held {
@@ -311,6 +312,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 	start := p.now()
 	resp, err := i.next.RoundTrip(i.address(req, p.Host))
 	if err != nil && errors.Is(err, breaker.ErrOpen) {
+		t.tries.drop(n)
 		return nil, err
 	}
 	now := p.now()
@@ -325,7 +327,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 	case breaker.Ignored: // says nothing about the target
 	}
 	p.judge(i, o)
-	t.tries.add(i, resp)
+	t.tries.done(n, resp)
 	held = resp != nil // the trip releases it
 	return resp, err
 }

@@ -367,6 +367,7 @@ func TestFallbackAnswersWhereTheGatewayWouldHave(t *testing.T) {
 		"unreachable": {Targets: []string{unreachable(t)}},
 		"exhausted":   {Targets: []string{unreachable(t)}, Retry: quickRetry()},
 		"too slow":    {Targets: []string{silent(t, nil)}},
+		"none known":  {Resolver: gateway.DNS{Name: "svc.invalid", Port: 80}},
 		"open":        {Targets: []string{unreachable(t)}, Breaker: trippy()},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -86,10 +86,11 @@ type Route struct {
 	MaxBody int64
 
 	// Fallback answers where the gateway would have answered by 502, 503 or 504
-	// itself: the upstream's breakers are open, its targets cannot be reached, or
-	// Timeout has passed. An answer of the upstream, whatever its status, is no
-	// such case. Fallback gets the request with its path values and without its
-	// body. Default: an answer of type application/problem+json.
+	// itself: the upstream's breakers are open, none of its targets is known or
+	// healthy, they cannot be reached, or Timeout has passed. An answer of the
+	// upstream, whatever its status, is no such case. Fallback gets the request
+	// with its path values and without its body. Default: an answer of type
+	// application/problem+json.
 	Fallback http.Handler
 
 	// Use is middleware for this route, the first outermost. It sees the cleaned
