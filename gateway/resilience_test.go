@@ -212,7 +212,10 @@ func silent(t *testing.T, ended chan<- error) string {
 		if _, err := http.ReadRequest(r); err != nil {
 			return
 		}
-		_, err := r.ReadByte()
+		var err error
+		for err == nil { // of what follows, such as a body
+			_, err = r.ReadByte()
+		}
 		if ended != nil {
 			ended <- err
 		}
