@@ -38,6 +38,7 @@ type pool struct {
 // view is who may be picked, as of one moment. It is replaced as a whole.
 type view struct {
 	version uint64
+	all     []*Instance
 	usable  []*Instance
 	pick    func(*http.Request) int // an index of usable
 	tags    map[string]int          // an index of usable by the value of a sticky cookie
@@ -128,7 +129,7 @@ func (p *pool) now() int64 { return int64(time.Since(p.base)) + 1 }
 // look makes a view of what is known now.
 func (p *pool) look(version uint64) *view {
 	set, now := *p.set.Load(), p.now()
-	v := &view{version: version}
+	v := &view{version: version, all: set}
 	for _, i := range set {
 		ejected := i.ejected.Load()
 		if ejected > now && (v.until == 0 || ejected < v.until) {
