@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -302,6 +303,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t.finish() // what comes now is not bounded by Timeout
 	x.fallback = true
 	r = r.WithContext(r.Context())
+	r.Header = maps.Clone(r.Header) // the transport may still read the other
 	r.Body, r.ContentLength = http.NoBody, 0
 	rt.Fallback.ServeHTTP(w, r)
 }
