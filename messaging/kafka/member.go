@@ -18,6 +18,11 @@ import (
 // or are not worth waiting for.
 const closeTimeout = 5 * time.Second
 
+// fetchWait is how long a broker holds a fetch for which it has nothing. There is
+// one at one time, so a partition that was assigned or resumed meanwhile waits for
+// as long.
+const fetchWait = 250 * time.Millisecond
+
 // A member is this process in a consumer group. The subscribers of the group in
 // the process are its seats: Kafka knows of one member, and what it is assigned
 // goes to whichever seat has room.
@@ -134,6 +139,7 @@ func (m *member) options(topics []string) []kgo.Opt {
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.FetchMaxPartitionBytes(int32(max(1<<20, m.b.cfg.MaxPayload+headroom))),
 		kgo.OnPartitionsAssigned(m.assigned),
 		kgo.OnOffsetsFetched(m.placed),

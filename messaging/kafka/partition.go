@@ -242,10 +242,10 @@ func (p *partition) choose(rec *kgo.Record) *seat {
 		}
 		return p.m.freest()
 	}
-	if s := p.seat; s != nil && !s.open && p.open > 0 {
+	if s := p.seat; s != nil && !s.takes() && p.open > 0 {
 		return nil
 	}
-	if p.seat == nil || !p.seat.open {
+	if p.seat == nil || !p.seat.takes() {
 		if p.seat = p.m.freest(); p.seat == nil {
 			return nil
 		}
@@ -293,7 +293,7 @@ func (p *partition) hand(h *handout) {
 	_ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release})
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	if h.seat.open {
+	if h.seat.takes() {
 		p.rest = time.Now().Add(refusalPause)
 	}
 }

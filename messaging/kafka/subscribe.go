@@ -49,15 +49,16 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 		return messaging.ErrClosed
 	}
 	defer b.calls.Done()
-	seat := &seat{sub: s, deliver: deliver, changed: make(chan struct{}, 1), failed: make(chan struct{})}
+	seat := &seat{ctx: ctx, sub: s, deliver: deliver, changed: make(chan struct{}, 1), failed: make(chan struct{})}
 	b.sit(seat, target{s.Topic, s.Group, s.DeadLetters}, n)
 	defer seat.stand() // also when a hook ends this goroutine
-	return seat.run(ctx)
+	return seat.run()
 }
 
 // A seat is one running Subscribe.
 type seat struct {
 	m       *member
+	ctx     context.Context //nolint:containedctx // of the one call of Subscribe that the seat is
 	sub     messaging.Subscription
 	deliver messaging.Deliver
 	changed chan struct{} // told when the member is up, or lost, and of failed
@@ -74,7 +75,11 @@ type seat struct {
 // room returns how many deliveries s takes now. The caller holds m.mu.
 func (s *seat) room() int { return s.sub.Prefetch - s.held }
 
-func (s *seat) hasRoom() bool { return s.open && s.room() > 0 }
+// takes reports whether s takes deliveries. The caller holds m.mu.
+func (s *seat) takes() bool { return s.open && s.ctx.Err() == nil }
+
+// hasRoom reports whether s takes one more. The caller holds m.mu.
+func (s *seat) hasRoom() bool { return s.room() > 0 && s.takes() }
 
 // sit gives s a seat in the member for t, which it starts when there is none.
 func (b *Broker) sit(s *seat, t target, n names) {
@@ -104,8 +109,8 @@ func (b *Broker) dismiss(m *member) {
 }
 
 // run is Subscribe, once s sits.
-func (s *seat) run(ctx context.Context) error {
-	m := s.m
+func (s *seat) run() error {
+	m, ctx := s.m, s.ctx
 	for ctx.Err() == nil {
 		select {
 		case <-s.changed:

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -79,18 +80,18 @@ func (c *Config) partsOf(n names) []part {
 // reach the group.
 func (b *Broker) ensure(ctx context.Context, cl *kgo.Client, t target, n names) ([]string, error) {
 	adm := kadm.NewClient(cl)
-	found, err := adm.ListTopics(ctx)
+	found, err := topics(ctx, cl)
 	if err != nil {
 		return nil, refused("list topics", err)
 	}
 	if t.dead {
-		if !found.Has(n.dead) {
+		if !found[n.dead] {
 			return nil, fmt.Errorf("%w: topic %s: a group exists from its first Subscribe without DeadLetters", messaging.ErrNotFound, n.dead)
 		}
 		return []string{n.dead}, nil
 	}
 	parts := b.cfg.partsOf(n)
-	missing := slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return found.Has(p.topic) })
+	missing := slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return found[p.topic] })
 	if b.cfg.Passive && len(missing) > 0 {
 		faults := make([]string, len(missing))
 		for i, p := range missing {
@@ -98,7 +99,7 @@ func (b *Broker) ensure(ctx context.Context, cl *kgo.Client, t target, n names) 
 		}
 		return nil, fmt.Errorf("%w, and Config.Passive leaves it to others to make it: %s", messaging.ErrNotFound, strings.Join(faults, "; "))
 	}
-	if !found.Has(n.topic) {
+	if !found[n.topic] {
 		if err := b.create(ctx, adm, parts[:1]); err != nil {
 			return nil, err
 		}
@@ -107,24 +108,40 @@ func (b *Broker) ensure(ctx context.Context, cl *kgo.Client, t target, n names) 
 	// The dead letters are made after the group has its place in the topic. So they
 	// tell a group that Kafka has forgotten, after an absence longer than its
 	// offsets.retention.minutes, from one that is new.
-	if err := b.establish(ctx, adm, n, !b.cfg.Passive && found.Has(n.dead)); err != nil {
+	if err := b.establish(ctx, adm, n, !b.cfg.Passive && found[n.dead]); err != nil {
 		return nil, err
 	}
 	if err := b.create(ctx, adm, missing); err != nil {
 		return nil, err
 	}
-	topics := []string{n.topic}
+	consume := []string{n.topic}
 	for _, p := range parts {
 		if p.kind == kindRung {
-			topics = append(topics, p.topic)
+			consume = append(consume, p.topic)
 		}
 	}
 	for topic := range found { // rungs of an earlier configuration may hold messages
-		if n.isRung(topic) && !slices.Contains(topics, topic) {
-			topics = append(topics, topic)
+		if n.isRung(topic) && !slices.Contains(consume, topic) {
+			consume = append(consume, topic)
 		}
 	}
-	return topics, nil
+	return consume, nil
+}
+
+// topics returns the names of all topics that the user may see. It asks Kafka: the
+// clients' own lists are some moments old.
+func topics(ctx context.Context, cl *kgo.Client) (map[string]bool, error) {
+	resp, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, cl)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]bool, len(resp.Topics))
+	for _, t := range resp.Topics {
+		if t.Topic != nil && t.ErrorCode == 0 {
+			found[*t.Topic] = true
+		}
+	}
+	return found, nil
 }
 
 // create makes topics, of which another process may have made some meanwhile.
