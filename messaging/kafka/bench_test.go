@@ -51,7 +51,7 @@ func BenchmarkPublishFrom256Goroutines(b *testing.B) {
 		}
 		payload := make([]byte, 256)
 		_, _ = rand.Read(payload)
-		b.Run(name+"/parley", func(b *testing.B) {
+		b.Run(name+" parley", func(b *testing.B) {
 			broker := newBroker(b, kafka.Config{Seeds: addrs})
 			crowded(b, func() {
 				if err := broker.Publish(context.Background(), topic, messaging.NewMessage("Measured", payload)); err != nil {
@@ -59,7 +59,7 @@ func BenchmarkPublishFrom256Goroutines(b *testing.B) {
 				}
 			})
 		})
-		b.Run(name+"/raw", func(b *testing.B) {
+		b.Run(name+" raw", func(b *testing.B) {
 			cl := raw(b, addrs)
 			crowded(b, func() {
 				if err := cl.ProduceSync(context.Background(), &kgo.Record{Topic: topic, Value: payload}).FirstErr(); err != nil {
