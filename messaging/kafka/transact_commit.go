@@ -58,9 +58,8 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 		x.forget(r.Record.Topic)
 		return x.rewind(intake)
 	}
-	draining := intake.Err() != nil
 	committed, err := x.s.End(kgo.PreTxnCommitFnContext(ctx, func(req *kmsg.TxnOffsetCommitRequest) error {
-		return place(req, marks, draining)
+		return place(req, marks)
 	}), kgo.TryCommit)
 	switch {
 	case errors.Is(err, errMoved):
@@ -85,7 +84,7 @@ type source struct {
 
 // place has req commit what was handled, which may be less than what was polled, and
 // nothing else.
-func place(req *kmsg.TxnOffsetCommitRequest, marks map[partOf]*transactLane, draining bool) error {
+func place(req *kmsg.TxnOffsetCommitRequest, marks map[partOf]*transactLane) error {
 	found := 0
 	topics := req.Topics[:0]
 	for _, t := range req.Topics {
@@ -96,15 +95,10 @@ func place(req *kmsg.TxnOffsetCommitRequest, marks map[partOf]*transactLane, dra
 				continue
 			}
 			found++
-			waits := l.taken < len(l.queue)
-			if waits {
+			if l.taken < len(l.queue) {
 				num.Offset, num.LeaderEpoch = l.queue[l.taken].Offset, l.last
 			}
-			// For the next member, of Subscribe or of Transact: what is done beyond
-			// the mark, and whether what follows may have been handled before.
-			w := window{next: num.Offset, done: l.done}
-			meta := w.metadata(draining && !waits)
-			num.Metadata = &meta
+			num.Metadata = l.metadata(num.Offset, false)
 			nums = append(nums, num)
 		}
 		if t.Partitions = nums; len(nums) > 0 {
@@ -116,6 +110,59 @@ func place(req *kmsg.TxnOffsetCommitRequest, marks map[partOf]*transactLane, dra
 		return errMoved
 	}
 	return nil
+}
+
+// metadata returns what to commit beside the offset at, for the next member, of
+// Subscribe or of Transact: what is done beyond it, and whether what follows may
+// have been handled before.
+func (l *transactLane) metadata(at int64, clean bool) *string {
+	w := window{next: at, done: l.done}
+	meta := w.metadata(clean)
+	return &meta
+}
+
+// signOff notes, where it is so, that nothing beyond what is committed was in hand,
+// so that the next member need not take it for redelivered.
+func (x *transactor) signOff(intake context.Context) {
+	x.mu.Lock()
+	lost := x.lost
+	x.mu.Unlock()
+	if lost || x.b.isClosing() || x.s.Begin() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(intake), min(closeTimeout, x.t.CommitTimeout))
+	defer cancel()
+	_, err := x.s.End(kgo.PreTxnCommitFnContext(ctx, func(req *kmsg.TxnOffsetCommitRequest) error {
+		req.Topics = nil
+		// What the client believes to be committed: only of what it still has.
+		for topic, nums := range x.s.Client().CommittedOffsets() {
+			t := kmsg.NewTxnOffsetCommitRequestTopic()
+			t.Topic = topic
+			for num, at := range nums {
+				l := x.lane(partOf{topic, num})
+				if l == nil || !l.begun || at.Offset < l.doubt {
+					continue
+				}
+				p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+				p.Partition, p.Offset, p.LeaderEpoch = num, at.Offset, at.Epoch
+				p.Metadata = l.metadata(at.Offset, true)
+				t.Partitions = append(t.Partitions, p)
+			}
+			if len(t.Partitions) > 0 {
+				req.Topics = append(req.Topics, t)
+			}
+		}
+		return nil
+	}), kgo.TryCommit)
+	if err != nil {
+		x.log.Debug("kafka: the last commit failed: the next member takes what follows for redelivered", slog.Any("err", err))
+	}
+}
+
+func (x *transactor) lane(of partOf) *transactLane {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.lanes[of]
 }
 
 // rewind aborts what is open, and begins again at what is committed.

@@ -81,6 +81,7 @@ func (x *transactor) serve(intake context.Context) error {
 			return x.fenced(err)
 		}
 	}
+	x.signOff(intake)
 	return nil
 }
 
