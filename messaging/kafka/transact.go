@@ -219,7 +219,7 @@ func (b *Broker) Transact(ctx context.Context, t Transaction, handle func(ctx co
 		id = rand.Text()
 	}
 	x := &transactor{
-		b: b, t: t, n: n, handle: handle, id: n.group + "." + id,
+		b: b, t: t, n: n, handle: handle, id: n.group + "." + id, tight: map[string]bool{},
 		log: b.cfg.Logger.With(slog.String("topic", t.Topic), slog.String("group", t.Group)),
 	}
 	return x.run(intake)

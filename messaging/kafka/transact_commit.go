@@ -40,23 +40,8 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 	if err := x.s.Begin(); err != nil {
 		return err
 	}
-	for _, r := range x.s.ProduceSync(ctx, outs...) {
-		if r.Err == nil {
-			continue
-		}
-		why, again := x.b.unpublished(r.Record.Topic, r.Err)
-		if again || r.Record.Topic == x.n.dead {
-			return errors.Join(fmt.Errorf("send to %s: %w", r.Record.Topic, why), x.rewind(intake))
-		}
-		// Not all that follows is its fault: Kafka refuses what comes after it too.
-		if errors.Is(why, messaging.ErrTooLarge) || errors.Is(why, messaging.ErrInvalid) {
-			why = messaging.Permanent(why)
-		}
-		from := of[r.Record]
-		from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", r.Record.Topic, why)})
-		x.log.Warn("kafka: transaction aborted: Kafka refuses an output, whose message has failed", slog.String("to", r.Record.Topic), slog.Any("err", why))
-		x.forget(r.Record.Topic)
-		return x.rewind(intake)
+	if r := x.send(ctx, outs); r.Err != nil {
+		return x.unsent(intake, r, of[r.Record])
 	}
 	committed, err := x.s.End(kgo.PreTxnCommitFnContext(ctx, func(req *kmsg.TxnOffsetCommitRequest) error {
 		return place(req, marks)
@@ -80,6 +65,50 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 type source struct {
 	l   *transactLane
 	off int64
+}
+
+// send produces outs, and returns the first that Kafka did not take, if any. To
+// topics that are tight it sends them one by one: Kafka's limit is one of batches,
+// and a batch tells not which of its records is to blame.
+func (x *transactor) send(ctx context.Context, outs []*kgo.Record) (bad kgo.ProduceResult) {
+	together := make([]*kgo.Record, 0, len(outs))
+	for _, rec := range outs {
+		if !x.tight[rec.Topic] {
+			together = append(together, rec)
+		} else if r := x.s.ProduceSync(ctx, rec)[0]; r.Err != nil {
+			return r
+		}
+	}
+	for _, r := range x.s.ProduceSync(ctx, together...) {
+		if r.Err != nil {
+			return r
+		}
+	}
+	return kgo.ProduceResult{}
+}
+
+// unsent aborts the transaction because of what Kafka did not take. That makes the
+// message it came from a failed one, and its neighbours are handled again. The error
+// is for what is nobody's fault.
+func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from source) error {
+	topic := r.Record.Topic
+	why, again := x.b.unpublished(topic, r.Err)
+	switch tooLarge := errors.Is(why, messaging.ErrTooLarge); {
+	case tooLarge && !x.tight[topic]:
+		if len(x.tight) >= maxKnown {
+			clear(x.tight)
+		}
+		x.tight[topic] = true
+		return x.rewind(intake)
+	case again || topic == x.n.dead:
+		return errors.Join(fmt.Errorf("send to %s: %w", topic, why), x.rewind(intake))
+	case tooLarge || errors.Is(why, messaging.ErrInvalid):
+		why = messaging.Permanent(why)
+	}
+	from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", topic, why)})
+	x.log.Warn("kafka: transaction aborted, for Kafka refuses an output, whose message has failed", slog.String("to", topic), slog.Any("err", why))
+	x.forget(topic)
+	return x.rewind(intake)
 }
 
 // place has req commit what was handled, which may be less than what was polled, and
@@ -121,8 +150,8 @@ func (l *transactLane) metadata(at int64, clean bool) *string {
 	return &meta
 }
 
-// signOff notes, where it is so, that nothing beyond what is committed was in hand,
-// so that the next member need not take it for redelivered.
+// signOff notes whether anything beyond what is committed was in hand, which the next
+// member takes for redelivered.
 func (x *transactor) signOff(intake context.Context) {
 	x.mu.Lock()
 	lost := x.lost
@@ -140,12 +169,12 @@ func (x *transactor) signOff(intake context.Context) {
 			t.Topic = topic
 			for num, at := range nums {
 				l := x.lane(partOf{topic, num})
-				if l == nil || !l.begun || at.Offset < l.doubt {
+				if l == nil || !l.begun {
 					continue
 				}
 				p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
 				p.Partition, p.Offset, p.LeaderEpoch = num, at.Offset, at.Epoch
-				p.Metadata = l.metadata(at.Offset, true)
+				p.Metadata = l.metadata(at.Offset, at.Offset >= l.doubt)
 				t.Partitions = append(t.Partitions, p)
 			}
 			if len(t.Partitions) > 0 {

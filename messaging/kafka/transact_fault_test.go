@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -170,7 +171,9 @@ func TestAnOutputThatKafkaRefusesFailsItsMessageAndNoOther(t *testing.T) {
 	}
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
 		if string(d.Payload) == "5" {
-			return out.Publish(ctx, m.out, messaging.NewMessage("", make([]byte, 5000)))
+			noise := make([]byte, 5000) // which cannot be compressed
+			_, _ = rand.Read(noise)
+			return out.Publish(ctx, m.out, messaging.NewMessage("", noise))
 		}
 		return m.copyOut(ctx, out, d)
 	})
@@ -213,9 +216,10 @@ func TestTransactRidesOutARestartOfTheBroker(t *testing.T) {
 func TestHandlersEndWithErrTimeoutAndErrDrain(t *testing.T) {
 	m := newMill(t, newFake(t), 1)
 	m.tx.Timeout, m.tx.DrainTimeout = 50*time.Millisecond, 50*time.Millisecond
-	causes := make(chan error, 10)
+	causes, second := make(chan error, 10), make(chan struct{}, 10)
 	wait := func(ctx context.Context, _ messaging.Publisher, d *messaging.Delivery) error {
 		if d.Attempt > 1 {
+			second <- struct{}{}
 			return nil
 		}
 		<-ctx.Done()
@@ -227,6 +231,7 @@ func TestHandlersEndWithErrTimeoutAndErrDrain(t *testing.T) {
 	if err := <-causes; !errors.Is(err, messaging.ErrTimeout) {
 		t.Errorf("the context ended with %v, want ErrTimeout", err)
 	}
+	<-second // which is committed by the end, for it runs
 	if err := stop(); err != nil {
 		t.Error(err)
 	}

@@ -41,7 +41,8 @@ type transactor struct {
 	id     string // the transactional ID
 	log    *slog.Logger
 
-	s *kgo.GroupTransactSession // of the loop
+	s     *kgo.GroupTransactSession // of the loop
+	tight map[string]bool           // of the loop; output topics that take smaller batches than the client makes
 
 	mu    sync.Mutex
 	lanes map[partOf]*transactLane // guarded by mu, the lanes themselves belong to the loop
