@@ -153,7 +153,9 @@ func (t Transaction) withDefaults() (Transaction, error) {
 // for a message, as on any broker: mail that it sends, rows that it writes and
 // messages that it publishes past out are not in the transaction. Those who consume
 // read_uncommitted, the default of most Kafka clients, see what was aborted too.
-// Output topics must exist, on the same cluster.
+// Output topics must exist, on the same cluster. Those whose max.message.bytes is
+// less than Config.MaxPayload and 64 KiB are sent their messages one by one, once
+// Kafka has refused a batch of them.
 //
 // # Beside Subscribe
 //

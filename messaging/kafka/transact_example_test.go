@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -38,7 +39,7 @@ func ExampleBroker_Transact() {
 	}()
 	err = broker.Transact(ctx, kafka.Transaction{
 		Topic: "orders", Group: "billing",
-		OnReady: func() { close(ready) },
+		OnReady: sync.OnceFunc(func() { close(ready) }),
 	}, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
 		invoice := messaging.NewMessage("InvoiceIssued", d.Payload)
 		fmt.Printf("order %s, attempt %d\n", d.Payload, d.Attempt)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -273,7 +274,7 @@ func TestTransactFinishesWhatRunsBeforeItEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	ready := make(chan struct{})
-	m.tx.OnReady = func() { close(ready) }
+	m.tx.OnReady = sync.OnceFunc(func() { close(ready) })
 	go func() {
 		ended <- m.b.Transact(ctx, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
 			if handled.Add(1) == 1 {
@@ -301,7 +302,7 @@ func TestCloseEndsTransactWithErrClosedAndCommitsNothingThatRuns(t *testing.T) {
 	m := newMill(t, newFake(t), 1)
 	b := newBroker(t, m.seeds)
 	inHand, ready := make(chan struct{}, 1), make(chan struct{})
-	m.tx.OnReady = func() { close(ready) }
+	m.tx.OnReady = sync.OnceFunc(func() { close(ready) })
 	ended := make(chan error, 1)
 	go func() {
 		ended <- b.Transact(t.Context(), m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
@@ -339,4 +340,145 @@ func TestWhatPanicsAfterTheHandlerIsAFailedAttemptToo(t *testing.T) {
 		t.Error(err)
 	}
 	m.exactly(m.out, 3)
+}
+
+// busy is an error of a dependency that was never reached.
+type busy struct{ error }
+
+func (busy) Rejected() bool { return true }
+
+func TestAnErrorWithRejectedCountsAsNoAttempt(t *testing.T) {
+	m := newMill(t, newFake(t), 1)
+	m.tx.MaxAttempts = 1
+	var calls atomic.Int32
+	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
+		if calls.Add(1) < 4 {
+			return busy{errors.New("open")}
+		}
+		if d.Attempt != 1 {
+			t.Errorf("attempt %d, want 1", d.Attempt)
+		}
+		return m.copyOut(ctx, out, d)
+	})
+	m.feed(0, 1, 1)
+	m.read(m.out, 1)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	m.exactly(m.out, 1)
+}
+
+// refuseProduce answers the produce requests of transactions for which refuse says
+// so.
+func refuseProduce(c *kfake.Cluster, why *kerr.Error, refuse func() bool) {
+	c.ControlKey(kmsg.Produce.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		if req.TransactionID == nil || !refuse() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, t := range req.Topics {
+			rt := kmsg.NewProduceResponseTopic()
+			rt.Topic, rt.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				rp := kmsg.NewProduceResponseTopicPartition()
+				rp.Partition, rp.ErrorCode = p.Partition, why.Code
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+}
+
+func TestABrokerThatTakesNothingForAWhileCostsNoMessage(t *testing.T) {
+	cluster, m := newFakeMill(t)
+	m.tx.CommitTimeout = time.Second
+	var began atomic.Int64
+	refuseProduce(cluster, kerr.NotLeaderForPartition, func() bool {
+		now := time.Now().UnixMilli()
+		began.CompareAndSwap(0, now)
+		return now-began.Load() < 1500 // longer than CommitTimeout
+	})
+	stop := m.start(m.b, m.tx, m.copyOut)
+	m.feed(0, 20, 4)
+	m.read(m.out, 20)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	m.exactly(m.out, 20)
+}
+
+func TestAnOutputThatIsDeniedFailsItsMessageAsAnErrorOfTheHandler(t *testing.T) {
+	cluster, m := newFakeMill(t)
+	m.tx.MaxAttempts = 2
+	var hits, calls atomic.Int32
+	refuseProduce(cluster, kerr.TopicAuthorizationFailed, func() bool { return hits.Add(1) <= 2 })
+	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
+		calls.Add(1)
+		return m.copyOut(ctx, out, d)
+	})
+	m.feed(0, 1, 1)
+	dead := m.read(m.in+".mill.dlq", 1)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if header(dead[0], messaging.HeaderDeadReason) != messaging.ReasonExhausted || !strings.Contains(header(dead[0], messaging.HeaderDeadError), "access denied") {
+		t.Errorf("dead letter for %q: %s", header(dead[0], messaging.HeaderDeadReason), header(dead[0], messaging.HeaderDeadError))
+	}
+	if n := calls.Load(); n != 2 {
+		t.Errorf("the handler was called %d times, want twice", n)
+	}
+	m.exactly(m.out, 0)
+}
+
+func TestTransactReturnsErrDeniedForAGroupThatIsNotTheUsers(t *testing.T) {
+	cluster, m := newFakeMill(t)
+	cluster.ControlKey(kmsg.JoinGroup.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp, nil, true
+	})
+	if err := m.b.Transact(t.Context(), m.tx, nothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "Read on the group") {
+		t.Errorf("Transact() = %v, want ErrDenied that names the permission", err)
+	}
+}
+
+func TestPublishInATransactionSaysWhenItsTopicCannotBeAskedFor(t *testing.T) {
+	m := newMill(t, newFake(t), 1)
+	result := make(chan error, 1)
+	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		result <- out.Publish(ctx, m.out, messaging.NewMessage("", nil))
+		return nil
+	})
+	m.feed(0, 1, 1)
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("Publish() = %v, want context.Canceled", err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAMessageOfARetryTopicComesAgainWhenItsTransactionIsAborted(t *testing.T) {
+	cluster, m := newFakeMill(t)
+	m.toRetry(map[string]time.Duration{"0": 100 * time.Millisecond})
+	var hits atomic.Int32
+	cluster.ControlKey(kmsg.TxnOffsetCommit.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if hits.Add(1) > 1 {
+			return nil, nil, false
+		}
+		return refusePlaces(req, kerr.RebalanceInProgress), nil, true
+	})
+	stop := m.start(m.b, m.tx, m.copyOut)
+	m.read(m.out, 1)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	m.exactly(m.out, 1)
 }

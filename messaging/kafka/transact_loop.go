@@ -48,6 +48,7 @@ type transactor struct {
 	lanes map[partOf]*transactLane // guarded by mu, the lanes themselves belong to the loop
 	known map[string]bool          // guarded by mu; output topics that exist
 	lost  bool                     // guarded by mu; partitions have gone since the last transaction ended
+	in    bool                     // guarded by mu; in the group
 	up    bool                     // guarded by mu; joined, and OnReady not told
 	stop  context.CancelCauseFunc  // guarded by mu; ends the batch that runs
 	wake  context.CancelFunc       // guarded by mu; ends the poll that runs
@@ -65,7 +66,7 @@ func (x *transactor) serve(intake context.Context) error {
 		return err
 	}
 	x.mu.Lock()
-	x.lanes, x.known, x.lost, x.up = map[partOf]*transactLane{}, map[string]bool{}, false, false
+	x.lanes, x.known, x.lost, x.in, x.up = map[partOf]*transactLane{}, map[string]bool{}, false, false, false
 	x.mu.Unlock()
 	// The session's callbacks take x.mu only; s is not used before it is set.
 	if x.s, err = kgo.NewGroupTransactSession(x.options(topics)...); err != nil {
@@ -105,7 +106,7 @@ func (x *transactor) options(topics []string) []kgo.Opt {
 		kgo.OnPartitionsAssigned(x.assigned),
 		kgo.OnOffsetsFetched(x.placed),
 		kgo.OnPartitionsRevoked(x.revoked),
-		kgo.OnPartitionsLost(x.gone),
+		kgo.OnPartitionsLost(x.fallen),
 	)
 }
 
@@ -300,7 +301,8 @@ func (x *transactor) assigned(_ context.Context, cl *kgo.Client, of map[string][
 			x.lanes[partOf{topic, num}] = &transactLane{partOf: partOf{topic, num}, own: topic != x.n.topic}
 		}
 	}
-	x.up = true
+	x.up = x.up || !x.in
+	x.in = true
 	if x.wake != nil {
 		x.wake()
 	}
@@ -334,6 +336,14 @@ func (x *transactor) revoked(ctx context.Context, cl *kgo.Client, of map[string]
 	if len(of) > 0 {
 		x.gone(ctx, cl, of)
 	}
+}
+
+// fallen notes that the member has fallen out of the group.
+func (x *transactor) fallen(ctx context.Context, cl *kgo.Client, of map[string][]int32) {
+	x.mu.Lock()
+	x.in = false
+	x.mu.Unlock()
+	x.gone(ctx, cl, of)
 }
 
 // gone notes that partitions are not this member's any more.
