@@ -39,7 +39,8 @@ func TestTransactRefusesAtOnceWhatIsPointless(t *testing.T) {
 			kafka.Transaction{
 				Topic: "t", Group: "g", ID: "a b", MaxAttempts: -1, BatchSize: 10_001, MaxOutput: -1, MaxOutputBytes: 1 << 30,
 				Timeout: -1, DrainTimeout: -1, CommitTimeout: time.Millisecond,
-			}, nothing,
+			},
+			nothing,
 			`ID "a b" must be 1 to 128 letters, digits, '-', '_' or '.', beginning with a letter or digit; MaxAttempts -1 is outside 1..1048576; ` +
 				`BatchSize 10001 is outside 1..10000; MaxOutput -1 is outside 1..100000; MaxOutputBytes 1073741824 is outside 1..268435456; ` +
 				`Timeout -1ns is negative; DrainTimeout -1ns is negative; CommitTimeout 1ms is outside 1s..15m`,

@@ -186,10 +186,10 @@ func (m *mill) toRetry(after map[string]time.Duration) (dues map[string]time.Tim
 				if len(dues) == len(after) {
 					return errors.New("enough")
 				}
+				dues[string(d.Payload)] = time.Now().Add(after[string(d.Payload)])
 				if err := s.Settle(lease, messaging.Verdict{Kind: messaging.Retry, After: after[string(d.Payload)]}); err != nil {
 					m.t.Error(err)
 				}
-				dues[string(d.Payload)] = time.Now().Add(after[string(d.Payload)] - time.Millisecond)
 				if len(dues) == len(after) {
 					cancel()
 				}

@@ -162,8 +162,7 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 	log := x.log.With(slog.String("id", id), slog.Int("attempt", attempt))
 	switch verdict.Kind {
 	case messaging.Ack:
-		recs, _ := out.take()
-		l.add(b, rec, recs...)
+		l.add(b, rec, out.take()...)
 		return true
 	case messaging.DeadLetter:
 		log.Error("kafka: message dead-lettered", slog.String("reason", verdict.Reason), slog.Any("err", verdict.Err))
@@ -220,19 +219,24 @@ func (x *transactor) attempt(ctx context.Context, out *output, d *messaging.Deli
 			x.judge(&v, err, attempt)
 		}()
 		if failure == nil {
-			var cancel context.CancelFunc
-			if x.t.Timeout > 0 {
-				ctx, cancel = context.WithTimeoutCause(ctx, x.t.Timeout, messaging.ErrTimeout)
-			} else {
-				ctx, cancel = context.WithCancel(ctx)
-			}
-			defer cancel()
 			err = errGoexit
-			err = x.handle(ctx, out, d)
+			err = x.call(ctx, out, d)
 		}
 	}()
 	<-ended
 	return v
+}
+
+// call calls the handler, whose context ends with the call, or after the timeout.
+func (x *transactor) call(ctx context.Context, out *output, d *messaging.Delivery) error {
+	var cancel context.CancelFunc
+	if x.t.Timeout > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, x.t.Timeout, messaging.ErrTimeout)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
+	return x.handle(ctx, out, d)
 }
 
 // judge sets v to what becomes of err by the rules of every Consumer. The methods
