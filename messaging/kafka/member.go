@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -49,6 +49,7 @@ type member struct {
 	seats  []*seat                 // guarded by mu
 	parts  map[partOf]*partition   // guarded by mu
 	hungry map[*partition]struct{} // guarded by mu; have a record, and found no seat with room
+	left   map[partOf]struct{}     // guarded by mu; ended with something in hand
 	up     bool                    // guarded by mu; in the group
 	losses int                     // guarded by mu; how often it fell out of the group
 	why    error                   // guarded by mu; of the last loss
@@ -66,7 +67,7 @@ func (b *Broker) newMember(t target, n names) *member {
 	m := &member{
 		b: b, t: t, n: n, group: n.group, ctx: ctx, leave: cancel, done: make(chan struct{}), began: make(chan struct{}), poll: newTurn(),
 		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, idle: make(chan struct{}),
+		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, left: map[partOf]struct{}{}, idle: make(chan struct{}),
 		log: b.cfg.Logger.With(slog.String("topic", t.topic), slog.String("group", t.group)),
 	}
 	if t.dead {
@@ -131,7 +132,7 @@ func (m *member) options(topics []string) []kgo.Opt {
 	return append(m.b.options(),
 		kgo.ConsumerGroup(m.group),
 		kgo.ConsumeTopics(topics...),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.Balancers(newBalancer(m.n.topic)),
 		kgo.RebalanceTimeout(m.b.cfg.RebalanceTimeout),
 		kgo.DisableAutoCommit(),
 		// A partition without a place was added after the group, and one whose place
@@ -200,6 +201,8 @@ func (m *member) fault(fetches kgo.Fetches) error {
 		switch d := denied(err); {
 		case d != nil:
 			fatal = d
+		case errors.Is(err, kerr.InconsistentGroupProtocol):
+			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, m.group, err)
 		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		default:
 			m.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
@@ -234,150 +237,6 @@ func (m *member) some(of map[string][]int32) []*partition {
 	return parts
 }
 
-// assigned takes partitions on. The client calls it when the group has been joined
-// too, with none. Their fetching begins when it has returned.
-func (m *member) assigned(_ context.Context, _ *kgo.Client, of map[string][]int32) {
-	<-m.began
-	m.poll.hold()
-	defer m.poll.release()
-	var added []*partition
-	m.mu.Lock()
-	for topic, nums := range of {
-		for _, num := range nums {
-			p := newPartition(m, topic, num)
-			m.parts[partOf{topic, num}] = p
-			added = append(added, p)
-		}
-	}
-	joined := !m.up
-	m.up = true
-	m.tellSeats()
-	m.mu.Unlock()
-	if joined {
-		m.log.Info("kafka: joined the group", slog.Int("partitions", len(added)))
-	}
-	for _, p := range added {
-		m.b.workers.Go(p.work)
-	}
-}
-
-// placed begins the windows of new partitions where the group's commits say.
-func (m *member) placed(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, g := range resp.Groups {
-		for _, t := range g.Topics {
-			for _, num := range t.Partitions {
-				p := m.parts[partOf{t.Topic, num.Partition}]
-				if p == nil || num.ErrorCode != 0 || p.begun {
-					continue
-				}
-				meta := ""
-				if num.Metadata != nil {
-					meta = *num.Metadata
-				}
-				p.unsure = !p.window.open(num.Offset, meta)
-			}
-		}
-	}
-	return nil
-}
-
-// revoked gives partitions up: it hands out no more of them, waits for what is in
-// hand, commits, and ends the leases of what is still in hand then. The group goes
-// on without them when it returns. The partitions that stay go on meanwhile.
-func (m *member) revoked(_ context.Context, _ *kgo.Client, of map[string][]int32) {
-	parts := m.some(of)
-	if len(parts) == 0 {
-		return
-	}
-	m.mu.Lock()
-	for _, p := range parts {
-		p.stopping = true
-	}
-	m.mu.Unlock()
-	grace := time.NewTimer(m.b.cfg.RebalanceTimeout / 2)
-	defer grace.Stop()
-	for m.busy(parts) {
-		m.mu.Lock()
-		idle := m.idle
-		m.mu.Unlock()
-		if !m.busy(parts) {
-			break
-		}
-		select {
-		case <-idle:
-			continue
-		case <-grace.C:
-		case <-m.ctx.Done():
-		case <-m.b.closing:
-		}
-		break
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(closeTimeout, m.b.cfg.RebalanceTimeout/4))
-	defer cancel()
-	if err := m.commit(ctx, parts); err != nil {
-		m.log.Warn("kafka: a commit failed before a rebalance: messages come again that were handled", slog.Any("err", err))
-	}
-	m.end(parts, messaging.ErrLost)
-}
-
-// busy reports whether something of parts is in hand.
-func (m *member) busy(parts []*partition) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, p := range parts {
-		if p.open > 0 && !p.ended {
-			return true
-		}
-	}
-	return false
-}
-
-// lost notes that the member has fallen out of the group: its partitions may be
-// with others already.
-func (m *member) lost(_ context.Context, _ *kgo.Client, of map[string][]int32) {
-	m.end(m.some(of), messaging.ErrLost)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.up {
-		return
-	}
-	m.up, m.why = false, fmt.Errorf("kafka: subscription of %s to %s interrupted: the group went on without this member", m.t.group, m.t.topic)
-	m.losses++
-	for _, s := range m.seats {
-		s.open = false
-	}
-	m.tellSeats()
-}
-
-// end ends partitions: whatever of them is in hand or queued is lost here.
-func (m *member) end(parts []*partition, why error) {
-	if len(parts) == 0 {
-		return
-	}
-	m.poll.hold()
-	defer m.poll.release()
-	var cancels []context.CancelCauseFunc
-	m.mu.Lock()
-	for _, p := range parts {
-		cancels = append(cancels, p.lose()...)
-		if m.parts[p.partOf] == p {
-			delete(m.parts, p.partOf)
-		}
-	}
-	m.fed()
-	m.rest()
-	m.mu.Unlock()
-	for _, cancel := range cancels {
-		cancel(why)
-	}
-	for _, p := range parts {
-		p.balance()
-		tell(p.wake)
-	}
-}
-
 // fed has all look again that wait for a seat with room. The caller holds mu.
 func (m *member) fed() {
 	for p := range m.hungry {
@@ -406,57 +265,3 @@ func tell(c chan<- struct{}) {
 	default:
 	}
 }
-
-// A turn keeps a poll, and what is done with its records, apart from the changes
-// of who owns which partition: a record that was polled before a partition went
-// must not be taken for one of the same partition that came back. The client can do
-// so too (BlockRebalanceOnPoll), but would then hold up all partitions while a
-// rebalance waits for the handlers of one.
-type turn struct {
-	token chan struct{} // who takes it has the turn
-
-	mu      sync.Mutex
-	holding int                // guarded by mu; who waits for the poll to end
-	stop    context.CancelFunc // guarded by mu; ends the poll
-}
-
-func newTurn() *turn {
-	t := &turn{token: make(chan struct{}, 1), stop: func() {}}
-	t.token <- struct{}{}
-	return t
-}
-
-// begin waits until a poll may begin. The poll ends early when its context does;
-// end tells that its records have been taken in.
-func (t *turn) begin(ctx context.Context) (poll context.Context, end func()) {
-	for {
-		<-t.token
-		poll, stop := context.WithCancel(ctx)
-		t.mu.Lock()
-		t.stop = stop
-		held := t.holding > 0
-		t.mu.Unlock()
-		end := func() {
-			stop()
-			t.token <- struct{}{}
-		}
-		if !held {
-			return poll, end
-		}
-		end() // to whoever holds
-	}
-}
-
-// hold ends the poll that runs, and keeps the next from beginning until release.
-func (t *turn) hold() {
-	t.mu.Lock()
-	t.holding++
-	t.stop()
-	t.mu.Unlock()
-	<-t.token
-	t.mu.Lock()
-	t.holding--
-	t.mu.Unlock()
-}
-
-func (t *turn) release() { t.token <- struct{}{} }

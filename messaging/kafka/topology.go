@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,14 +51,12 @@ func (c *Config) settings(k kind) map[string]string {
 
 // recipe says how to make a topic.
 func (c *Config) recipe(topic string, k kind) string {
-	how := fmt.Sprintf("topic %s with %d partition(s)", topic, c.partitions(k))
+	how := []string{fmt.Sprintf("topic %s with %d partition(s)", topic, c.partitions(k))}
 	set := c.settings(k)
-	for _, name := range []string{"max.message.bytes", "retention.ms"} {
-		if value, ok := set[name]; ok {
-			how += ", " + name + "=" + value
-		}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		how = append(how, name+"="+set[name])
 	}
-	return how
+	return strings.Join(how, ", ")
 }
 
 // A part is one topic of a group.
@@ -114,6 +114,9 @@ func (b *Broker) ensure(ctx context.Context, cl *kgo.Client, t target, n names) 
 	if err := b.create(ctx, adm, missing); err != nil {
 		return nil, err
 	}
+	if err := b.await(ctx, cl, missing); err != nil {
+		return nil, err
+	}
 	consume := []string{n.topic}
 	for _, p := range parts {
 		if p.kind == kindRung {
@@ -137,7 +140,7 @@ func topics(ctx context.Context, cl *kgo.Client) (map[string]bool, error) {
 	}
 	found := make(map[string]bool, len(resp.Topics))
 	for _, t := range resp.Topics {
-		if t.Topic != nil && t.ErrorCode == 0 {
+		if t.Topic != nil && !errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) { // it may have no leader yet
 			found[*t.Topic] = true
 		}
 	}
@@ -173,6 +176,24 @@ func (b *Broker) create(ctx context.Context, adm *kadm.Client, parts []part) err
 	return nil
 }
 
+// await waits until Kafka shows the topics that it has made: it makes them first
+// and tells its brokers then.
+func (b *Broker) await(ctx context.Context, cl *kgo.Client, parts []part) error {
+	for len(parts) > 0 {
+		found, err := topics(ctx, cl)
+		if err != nil {
+			return refused("list topics", err)
+		}
+		if parts = slices.DeleteFunc(parts, func(p part) bool { return found[p.topic] }); len(parts) == 0 {
+			break
+		}
+		if err := pause(ctx, b.closing, metadataAge); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // uncreated returns what it means that a topic was not made, or nil when it is
 // there.
 func (b *Broker) uncreated(topic kadm.CreateTopicResponse, k kind) error {
@@ -202,12 +223,15 @@ func (b *Broker) establish(ctx context.Context, adm *kadm.Client, n names, known
 		if placed || err != nil && !errors.Is(err, errTaken) {
 			return err
 		}
+		b.cfg.Logger.Warn("kafka: the group has members and no place in the topic yet", slog.String("group", n.group), slog.String("topic", n.topic))
 		if err := pause(ctx, b.closing, backoff(failures)); err != nil {
 			return err
 		}
 	}
 }
 
+// place is one attempt of establish. It reports false when there was nothing to do
+// but to look again.
 func (b *Broker) place(ctx context.Context, adm *kadm.Client, n names, known bool) (bool, error) {
 	have, err := adm.FetchOffsetsForTopics(ctx, n.group, n.topic)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
