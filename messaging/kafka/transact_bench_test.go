@@ -16,11 +16,11 @@ import (
 func BenchmarkTransact(b *testing.B) {
 	for _, size := range []int{1, 100, 500, 5000} {
 		b.Run("batches of "+strconv.Itoa(size), func(b *testing.B) {
-			m := newMill(b, realSeeds(b), 4)
+			m := newMill(b, server(b), 4)
 			m.tx.BatchSize = size
 			var handled atomic.Int64
 			done := make(chan struct{})
-			m.start(m.b, m.tx, nothing)() // makes the group its place
+			m.start(m.b, m.tx, handleNothing)() // makes the group its place
 			m.load(b.N)
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -41,8 +41,8 @@ func BenchmarkTransact(b *testing.B) {
 
 // BenchmarkSubscribeAndPublish does the same at least once.
 func BenchmarkSubscribeAndPublish(b *testing.B) {
-	m := newMill(b, realSeeds(b), 4)
-	m.start(m.b, m.tx, nothing)()
+	m := newMill(b, server(b), 4)
+	m.start(m.b, m.tx, handleNothing)()
 	m.load(b.N)
 	c, err := messaging.NewConsumer(m.b, messaging.ConsumerConfig{Logger: testLog(), Concurrency: 64})
 	if err != nil {

@@ -137,7 +137,7 @@ func (w *worker) signal(s os.Signal) { _ = w.cmd.Process.Signal(s) }
 // await returns once the worker has said n lines that begin so.
 func (w *worker) await(t testing.TB, prefix string, n int) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(txPatience)
 	for n > 0 {
 		select {
 		case line, ok := <-w.lines:
@@ -168,30 +168,52 @@ func TestEachMessageHasItsOutputExactlyOnceThoughProcessesAreKilled(t *testing.T
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			random := rand.New(rand.NewPCG(seed, 0))
-			m := newMill(t, realSeeds(t), 4)
-			const n, kills = 2000, 6
+			m := newMill(t, server(t), 4)
+			const chunk, kills = 300, 6
 			config := func(i int) workerConfig {
 				return workerConfig{ID: ids[i], BatchSize: 40, CommitTimeout: 2 * time.Second, Slow: time.Millisecond}
 			}
 			workers := []*worker{m.worker(config(0)), m.worker(config(1))}
 			workers[0].await(t, "ready", 1)
 			workers[1].await(t, "ready", 1)
-			m.feed(0, n, 16)
-			for range kills {
-				i := random.IntN(2)
-				workers[i].await(t, "handling", 1+random.IntN(120))
+			for round := range kills {
+				m.feed(round*chunk, (round+1)*chunk, 16)
+				i := awaitEither(t, workers, 1+random.IntN(chunk-50))
 				workers[i].kill(t)
 				workers[i] = m.worker(config(i))
 				workers[i].await(t, "ready", 1)
 			}
+			const n = (kills + 1) * chunk
+			m.feed(kills*chunk, n, 16)
 			m.read(m.out, n)
 			m.exactly(m.out, n)
 		})
 	}
 }
 
+// awaitEither returns which of two workers said the last of n lines.
+func awaitEither(t testing.TB, workers []*worker, n int) (which int) {
+	t.Helper()
+	deadline := time.After(txPatience)
+	for range n {
+		ok := true
+		select {
+		case _, ok = <-workers[0].lines:
+			which = 0
+		case _, ok = <-workers[1].lines:
+			which = 1
+		case <-deadline:
+			t.Fatal("the workers have nothing to say")
+		}
+		if !ok {
+			t.Fatal("a worker ended by itself")
+		}
+	}
+	return which
+}
+
 func TestAProcessThatStoodStillUntilOthersTookOverCommitsNothing(t *testing.T) {
-	m := newMill(t, realSeeds(t), 2)
+	m := newMill(t, server(t), 2)
 	config := workerConfig{BatchSize: 500, CommitTimeout: 2 * time.Second, Slow: 20 * time.Millisecond}
 	zombie := m.worker(config)
 	zombie.await(t, "ready", 1)
@@ -211,14 +233,14 @@ func TestAProcessThatStoodStillUntilOthersTookOverCommitsNothing(t *testing.T) {
 }
 
 func TestAProcessWithTheSameIDFencesTheOneBefore(t *testing.T) {
-	m := newMill(t, realSeeds(t), 2)
+	m := newMill(t, server(t), 2)
 	m.tx.ID = "pod-1"
 	ended := make(chan error, 1)
 	gate, inHand := make(chan struct{}), make(chan struct{}, 100)
 	ready := make(chan struct{}, 10)
 	tx := m.tx
 	tx.OnReady = func() { ready <- struct{}{} }
-	first := newBroker(t, m.seeds)
+	first := txBroker(t, m.seeds)
 	go func() {
 		ended <- first.Transact(t.Context(), tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
 			select {
@@ -232,7 +254,7 @@ func TestAProcessWithTheSameIDFencesTheOneBefore(t *testing.T) {
 	<-ready
 	m.feed(0, 20, 4)
 	<-inHand
-	stop := m.start(newBroker(t, m.seeds), m.tx, m.copyOut)
+	stop := m.start(txBroker(t, m.seeds), m.tx, m.copyOut)
 	close(gate)
 	m.feed(20, 100, 4)
 	select {
@@ -240,7 +262,7 @@ func TestAProcessWithTheSameIDFencesTheOneBefore(t *testing.T) {
 		if !isLost(err) || !strings.Contains(err.Error(), `Transaction.ID "pod-1"`) {
 			t.Errorf("Transact() = %v, want ErrLost that names the ID", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(txPatience):
 		t.Error("the fenced Transact does not end")
 	}
 	m.read(m.out, 100)

@@ -21,41 +21,41 @@ import (
 	"github.com/parley-go/parley/messaging/kafka"
 )
 
-func nothing(context.Context, messaging.Publisher, *messaging.Delivery) error { return nil }
+func handleNothing(context.Context, messaging.Publisher, *messaging.Delivery) error { return nil }
 
 func TestTransactRefusesAtOnceWhatIsPointless(t *testing.T) {
-	seeds := newFake(t)
+	seeds := fake(t).ListenAddrs()
 	for name, c := range map[string]struct {
 		tx   kafka.Transaction
 		h    process
 		text string
 	}{
-		"no topic":           {kafka.Transaction{Group: "g"}, nothing, "topic"},
-		"no group":           {kafka.Transaction{Topic: "t"}, nothing, "group"},
-		"a topic of a group": {kafka.Transaction{Topic: "t.g.dlq", Group: "g"}, nothing, "t.g.dlq"},
+		"no topic":           {kafka.Transaction{Group: "g"}, handleNothing, "topic"},
+		"no group":           {kafka.Transaction{Topic: "t"}, handleNothing, "group"},
+		"a topic of a group": {kafka.Transaction{Topic: "t.g.dlq", Group: "g"}, handleNothing, "t.g.dlq"},
 		"no handler":         {kafka.Transaction{Topic: "t", Group: "g"}, nil, "handle is nil"},
-		"names too long":     {kafka.Transaction{Topic: strings.Repeat("t", 128), Group: strings.Repeat("g", 128)}, nothing, "shorter names"},
+		"names too long":     {kafka.Transaction{Topic: strings.Repeat("t", 128), Group: strings.Repeat("g", 128)}, handleNothing, "shorter names"},
 		"all faults on one line": {
 			kafka.Transaction{
 				Topic: "t", Group: "g", ID: "a b", MaxAttempts: -1, BatchSize: 10_001, MaxOutput: -1, MaxOutputBytes: 1 << 30,
 				Timeout: -1, DrainTimeout: -1, CommitTimeout: time.Millisecond,
 			},
-			nothing,
+			handleNothing,
 			`ID "a b" must be 1 to 128 letters, digits, '-', '_' or '.', beginning with a letter or digit; MaxAttempts -1 is outside 1..1048576; ` +
 				`BatchSize 10001 is outside 1..10000; MaxOutput -1 is outside 1..100000; MaxOutputBytes 1073741824 is outside 1..268435456; ` +
 				`Timeout -1ns is negative; DrainTimeout -1ns is negative; CommitTimeout 1ms is outside 1s..15m`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := newBroker(t, seeds).Transact(t.Context(), c.tx, c.h); !errors.Is(err, messaging.ErrInvalid) || !strings.Contains(err.Error(), c.text) {
+			if err := txBroker(t, seeds).Transact(t.Context(), c.tx, c.h); !errors.Is(err, messaging.ErrInvalid) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("Transact() = %v, want ErrInvalid with %q", err, c.text)
 			}
 		})
 	}
 	t.Run("a closed broker", func(t *testing.T) {
-		b := newBroker(t, seeds)
+		b := txBroker(t, seeds)
 		shut(t, b)
-		if err := b.Transact(t.Context(), kafka.Transaction{Topic: "t", Group: "g"}, nothing); !errors.Is(err, messaging.ErrClosed) {
+		if err := b.Transact(t.Context(), kafka.Transaction{Topic: "t", Group: "g"}, handleNothing); !errors.Is(err, messaging.ErrClosed) {
 			t.Errorf("Transact() = %v, want ErrClosed", err)
 		}
 	})
@@ -67,14 +67,14 @@ func TestTransactRefusesAtOnceWhatIsPointless(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer shut(t, b)
-		if err := b.Transact(t.Context(), kafka.Transaction{Topic: "t", Group: "g"}, nothing); !errors.Is(err, messaging.ErrNotFound) || !strings.Contains(err.Error(), "t.g.dlq") {
+		if err := b.Transact(t.Context(), kafka.Transaction{Topic: "t", Group: "g"}, handleNothing); !errors.Is(err, messaging.ErrNotFound) || !strings.Contains(err.Error(), "t.g.dlq") {
 			t.Errorf("Transact() = %v, want ErrNotFound that names what is missing", err)
 		}
 	})
 	t.Run("a context that has ended", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := newBroker(t, seeds).Transact(ctx, kafka.Transaction{Topic: "t", Group: "g"}, nothing); err != nil {
+		if err := txBroker(t, seeds).Transact(ctx, kafka.Transaction{Topic: "t", Group: "g"}, handleNothing); err != nil {
 			t.Errorf("Transact() = %v, want nil", err)
 		}
 	})
@@ -90,7 +90,7 @@ func TestTransactReturnsErrDeniedForATransactionalIDThatIsNotTheUsers(t *testing
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		return resp, nil, true
 	})
-	if err := m.b.Transact(t.Context(), m.tx, nothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "transactional ID") {
+	if err := m.b.Transact(t.Context(), m.tx, handleNothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "transactional ID") {
 		t.Errorf("Transact() = %v, want ErrDenied that names the permission", err)
 	}
 }
@@ -165,7 +165,7 @@ func refusePlaces(req kmsg.Request, why *kerr.Error) kmsg.Response {
 }
 
 func TestAnOutputThatKafkaRefusesFailsItsMessageAndNoOther(t *testing.T) {
-	m := newMill(t, realSeeds(t), 1)
+	m := newMill(t, server(t), 1)
 	adm := kadm.NewClient(m.client())
 	small := "1000"
 	if _, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &small}}, m.out); err != nil {
@@ -216,7 +216,7 @@ func TestTransactRidesOutARestartOfTheBroker(t *testing.T) {
 }
 
 func TestHandlersEndWithErrTimeoutAndErrDrain(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	m.tx.Timeout, m.tx.DrainTimeout = 50*time.Millisecond, 50*time.Millisecond
 	causes, second := make(chan error, 10), make(chan struct{}, 10)
 	wait := func(ctx context.Context, _ messaging.Publisher, d *messaging.Delivery) error {
@@ -269,7 +269,7 @@ func TestHandlersEndWithErrTimeoutAndErrDrain(t *testing.T) {
 }
 
 func TestTransactFinishesWhatRunsBeforeItEnds(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	inHand, gate := make(chan struct{}), make(chan struct{})
 	var handled atomic.Int32
 	ctx, cancel := context.WithCancel(t.Context())
@@ -300,8 +300,8 @@ func TestTransactFinishesWhatRunsBeforeItEnds(t *testing.T) {
 }
 
 func TestCloseEndsTransactWithErrClosedAndCommitsNothingThatRuns(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
-	b := newBroker(t, m.seeds)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
+	b := txBroker(t, m.seeds)
 	inHand, ready := make(chan struct{}, 1), make(chan struct{})
 	m.tx.OnReady = sync.OnceFunc(func() { close(ready) })
 	ended := make(chan error, 1)
@@ -326,7 +326,7 @@ func TestCloseEndsTransactWithErrClosedAndCommitsNothingThatRuns(t *testing.T) {
 }
 
 func TestWhatPanicsAfterTheHandlerIsAFailedAttemptToo(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	m.tx.Backoff = func(int) time.Duration { panic("no delay") }
 	m.tx.MaxAttempts = 2
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
@@ -349,7 +349,7 @@ type busy struct{ error }
 func (busy) Rejected() bool { return true }
 
 func TestAnErrorWithRejectedCountsAsNoAttempt(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	m.tx.MaxAttempts = 1
 	var calls atomic.Int32
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
@@ -442,13 +442,13 @@ func TestTransactReturnsErrDeniedForAGroupThatIsNotTheUsers(t *testing.T) {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp, nil, true
 	})
-	if err := m.b.Transact(t.Context(), m.tx, nothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "Read on the group") {
+	if err := m.b.Transact(t.Context(), m.tx, handleNothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "Read on the group") {
 		t.Errorf("Transact() = %v, want ErrDenied that names the permission", err)
 	}
 }
 
 func TestPublishInATransactionSaysWhenItsTopicCannotBeAskedFor(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	result := make(chan error, 1)
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
 		ctx, cancel := context.WithCancel(ctx)

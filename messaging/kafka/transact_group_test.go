@@ -25,7 +25,7 @@ func TestEachMessageHasItsOutputExactlyOnceThroughRebalances(t *testing.T) {
 		stop := m.start(m.b, m.tx, slow)
 		m.feed(0, 2000, 24)
 		m.read(m.out, 100)
-		second := m.start(newBroker(t, seeds), m.tx, slow)
+		second := m.start(txBroker(t, seeds), m.tx, slow)
 		m.read(m.out, 800)
 		if err := second(); err != nil {
 			t.Error(err)
@@ -50,7 +50,7 @@ func TestTheHandlersContextEndsWithErrLostWhenItsPartitionMoves(t *testing.T) {
 				select {
 				case <-ctx.Done():
 					causes <- context.Cause(ctx)
-				case <-time.After(patience):
+				case <-time.After(txPatience):
 					causes <- errors.New("the context did not end")
 				}
 			}
@@ -58,7 +58,7 @@ func TestTheHandlersContextEndsWithErrLostWhenItsPartitionMoves(t *testing.T) {
 		})
 		m.feed(0, 40, 8)
 		<-inHand
-		second := m.start(newBroker(t, seeds), m.tx, m.copyOut)
+		second := m.start(txBroker(t, seeds), m.tx, m.copyOut)
 		if err := <-causes; !isLost(err) {
 			t.Errorf("the handler's context ended with cause %v, want ErrLost", err)
 		}
@@ -97,7 +97,7 @@ func TestAGroupMovesFromSubscribeToTransactAndBackWithoutLossOrRepetition(t *tes
 		var settlers []messaging.Settler // of even numbers, which stay unsettled
 		var mu sync.Mutex
 		ended := make(chan error, 1)
-		first := newBroker(t, seeds)
+		first := txBroker(t, seeds)
 		go func() {
 			ended <- first.Subscribe(ctx, messaging.Subscription{Topic: m.in, Group: "mill", OnReady: func() { close(ready) }},
 				func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
@@ -146,7 +146,7 @@ func TestAGroupMovesFromSubscribeToTransactAndBackWithoutLossOrRepetition(t *tes
 		back := make(chan *messaging.Delivery, 10)
 		ctx, cancel = context.WithCancel(t.Context())
 		go func() {
-			ended <- newBroker(t, seeds).Subscribe(ctx, messaging.Subscription{Topic: m.in, Group: "mill"},
+			ended <- txBroker(t, seeds).Subscribe(ctx, messaging.Subscription{Topic: m.in, Group: "mill"},
 				func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
 					back <- d
 					return s.Settle(lease, messaging.Verdict{Kind: messaging.Ack})
@@ -177,7 +177,7 @@ func (m *mill) toRetry(after map[string]time.Duration) (dues map[string]time.Tim
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	var mu sync.Mutex
 	dues = map[string]time.Time{}
-	b := newBroker(m.t, m.seeds)
+	b := txBroker(m.t, m.seeds)
 	go func() {
 		ended <- b.Subscribe(ctx, messaging.Subscription{Topic: m.in, Group: "mill", OnReady: sync.OnceFunc(func() { close(ready) })},
 			func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
@@ -240,7 +240,7 @@ func TestTransactTakesOverWhatWaitsInTheRetryTopics(t *testing.T) {
 }
 
 func TestTransactAndSubscribeShareAGroup(t *testing.T) {
-	m := newMill(t, newFake(t), 4)
+	m := newMill(t, fake(t).ListenAddrs(), 4)
 	var handled tally
 	all := make(chan struct{})
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
@@ -252,7 +252,7 @@ func TestTransactAndSubscribeShareAGroup(t *testing.T) {
 		}
 		return nil
 	})
-	c, err := messaging.NewConsumer(newBroker(t, m.seeds), messaging.ConsumerConfig{Logger: testLog()})
+	c, err := messaging.NewConsumer(txBroker(t, m.seeds), messaging.ConsumerConfig{Logger: testLog()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -94,7 +95,7 @@ func (x *transactor) options(topics []string) []kgo.Opt {
 		kgo.TransactionTimeout(x.t.CommitTimeout),
 		kgo.ConsumerGroup(x.n.group),
 		kgo.ConsumeTopics(topics...),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()), // as Subscribe, with whose members it shares the group
+		kgo.Balancers(newBalancer(x.n.topic)), // as Subscribe, with whose members it shares the group
 		kgo.SessionTimeout(session),
 		kgo.HeartbeatInterval(min(3*time.Second, session/3)),
 		kgo.RebalanceTimeout(x.b.cfg.RebalanceTimeout),
@@ -182,6 +183,8 @@ func (x *transactor) fault(fetches kgo.Fetches) error {
 		switch d := denied(err); {
 		case d != nil:
 			fatal = d
+		case errors.Is(err, kerr.InconsistentGroupProtocol):
+			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, x.n.group, err)
 		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		case errors.Is(err, kgo.ErrClientClosed):
 			fatal = err

@@ -14,25 +14,18 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/parley-go/parley/internal/services"
-	"github.com/parley-go/parley/internal/services/need"
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/kafka"
 )
 
-// patience ends what hangs. It asserts nothing about speed.
-const patience = time.Minute
+// txPatience ends what hangs. It asserts handleNothing about speed.
+const txPatience = time.Minute
 
 // onBoth runs test on a fake and on Kafka.
 func onBoth(t *testing.T, test func(t *testing.T, seeds []string)) {
 	t.Helper()
-	t.Run("on a fake", func(t *testing.T) { test(t, newFake(t)) })
-	t.Run("on Kafka", func(t *testing.T) { test(t, realSeeds(t)) })
-}
-
-func realSeeds(t testing.TB) []string {
-	t.Helper()
-	return strings.Split(need.Address(t, services.Kafka()), ",")
+	t.Run("on a fake", func(t *testing.T) { test(t, fake(t).ListenAddrs()) })
+	t.Run("on Kafka", func(t *testing.T) { test(t, server(t)) })
 }
 
 // A mill is a group of a topic that publishes to another topic, both of the test's
@@ -48,7 +41,7 @@ type mill struct {
 func newMill(t testing.TB, seeds []string, partitions int32) *mill {
 	t.Helper()
 	id := strings.TrimPrefix(messaging.NewMessage("", nil).ID, "0")
-	m := &mill{t: t, seeds: seeds, in: "in-" + id, out: "out-" + id, b: newBroker(t, seeds)}
+	m := &mill{t: t, seeds: seeds, in: "in-" + id, out: "out-" + id, b: txBroker(t, seeds)}
 	m.tx = kafka.Transaction{
 		Topic: m.in, Group: "mill", CommitTimeout: 10 * time.Second,
 		Backoff: func(int) time.Duration { return 10 * time.Millisecond },
@@ -62,7 +55,7 @@ func newMill(t testing.TB, seeds []string, partitions int32) *mill {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), txPatience)
 		defer cancel()
 		topics, err := adm.ListTopics(ctx)
 		if err != nil {
@@ -77,7 +70,7 @@ func newMill(t testing.TB, seeds []string, partitions int32) *mill {
 	return m
 }
 
-func newBroker(t testing.TB, seeds []string) *kafka.Broker {
+func txBroker(t testing.TB, seeds []string) *kafka.Broker {
 	t.Helper()
 	b, err := kafka.New(brokerConfig(seeds))
 	if err != nil {
@@ -94,13 +87,8 @@ func brokerConfig(seeds []string) kafka.Config {
 	}
 }
 
-func shut(t testing.TB, b *kafka.Broker) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
-	defer cancel()
-	if err := b.Close(ctx); err != nil {
-		t.Error(err)
-	}
-}
+// testLog is where the logs of the brokers go.
+func testLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (m *mill) client(opts ...kgo.Opt) *kgo.Client {
 	m.t.Helper()
@@ -128,7 +116,7 @@ func (m *mill) start(b *kafka.Broker, tx kafka.Transaction, h process) (stop fun
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(patience):
+		case <-time.After(txPatience):
 			return errors.New("Transact does not end")
 		}
 	})
@@ -137,7 +125,7 @@ func (m *mill) start(b *kafka.Broker, tx kafka.Transaction, h process) (stop fun
 	case <-ready:
 	case err := <-ended:
 		m.t.Fatalf("Transact() = %v before it was ready", err)
-	case <-time.After(patience):
+	case <-time.After(txPatience):
 		m.t.Fatal("the group is not joined")
 	}
 	return stop
@@ -171,7 +159,7 @@ func (m *mill) read(topic string, n int) []*kgo.Record {
 	m.t.Helper()
 	cl := m.client(kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(m.t.Context(), txPatience)
 	defer cancel()
 	var recs []*kgo.Record
 	for len(recs) < n && ctx.Err() == nil {
@@ -184,7 +172,7 @@ func (m *mill) read(topic string, n int) []*kgo.Record {
 }
 
 // exactly checks that a topic has each of the numbers from 0 to n-1 once, and
-// nothing else, in the order of publishing for each key.
+// handleNothing else, in the order of publishing for each key.
 func (m *mill) exactly(topic string, n int) {
 	m.t.Helper()
 	// A last one, behind all that may be there too often.
@@ -202,7 +190,7 @@ func (m *mill) exactly(topic string, n int) {
 	counts, last, ends, total := map[string]int{}, map[string]int{}, 0, 0
 	cl := m.client(kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(m.t.Context(), txPatience)
 	defer cancel()
 	for ends < parts && ctx.Err() == nil {
 		cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
@@ -256,7 +244,7 @@ func TestTransactCommitsOutputsAndPlacesTogetherInOrderOfEachKey(t *testing.T) {
 		}
 		m.feed(1000, 1100, 7)
 		// Another one begins where this one has committed.
-		stop = m.start(newBroker(t, seeds), m.tx, m.copyOut)
+		stop = m.start(txBroker(t, seeds), m.tx, m.copyOut)
 		m.read(m.out, 1100)
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -314,7 +302,7 @@ func TestAFailingMessageLandsOnceInTheDeadLettersAndItsNeighboursCommit(t *testi
 }
 
 func TestAMessageThatWaitsForItsRetryKeepsNothingFromOtherPartitions(t *testing.T) {
-	m := newMill(t, newFake(t), 4)
+	m := newMill(t, fake(t).ListenAddrs(), 4)
 	gate := make(chan struct{})
 	m.tx.Backoff = func(int) time.Duration {
 		select {
@@ -327,7 +315,7 @@ func TestAMessageThatWaitsForItsRetryKeepsNothingFromOtherPartitions(t *testing.
 	m.tx.MaxAttempts = 1000
 	first := true
 	stop := m.start(m.b, m.tx, func(ctx context.Context, out messaging.Publisher, d *messaging.Delivery) error {
-		if d.Key == "3" && !isClosed(gate) {
+		if d.Key == "3" && !isOver(gate) {
 			if !first && string(d.Payload) != "3" {
 				t.Errorf("message %s of key 3 was handled while the one before it waits", d.Payload)
 			}
@@ -347,7 +335,7 @@ func TestAMessageThatWaitsForItsRetryKeepsNothingFromOtherPartitions(t *testing.
 	m.exactly(m.out, 40)
 }
 
-func isClosed(c chan struct{}) bool {
+func isOver(c chan struct{}) bool {
 	select {
 	case <-c:
 		return true
@@ -361,7 +349,7 @@ func TestPanicsAndGoexitOfHandlersAreFailedAttemptsWithTheirStack(t *testing.T) 
 		"panic": func() { panic("oops") }, "panic with an error": func() { panic(errors.New("oops")) }, "runtime.Goexit": runtime.Goexit,
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMill(t, newFake(t), 1)
+			m := newMill(t, fake(t).ListenAddrs(), 1)
 			log := &lines{}
 			cfg := brokerConfig(m.seeds)
 			cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
@@ -409,7 +397,7 @@ func (l *lines) String() string {
 }
 
 func TestWhatAHandlerPublishesIsBoundedByNumberAndBytes(t *testing.T) {
-	m := newMill(t, newFake(t), 1)
+	m := newMill(t, fake(t).ListenAddrs(), 1)
 	m.tx.MaxOutput, m.tx.MaxOutputBytes, m.tx.MaxAttempts = 3, 20_000, 1
 	var late messaging.Publisher
 	results := make(chan error, 4)
@@ -456,6 +444,6 @@ func TestWhatAHandlerPublishesIsBoundedByNumberAndBytes(t *testing.T) {
 		t.Errorf("Publish() = %v after the handler has returned, want ErrInvalid", err)
 	}
 	if err := late.Publish(t.Context(), m.out); err != nil {
-		t.Errorf("Publish() of nothing = %v, want nil", err)
+		t.Errorf("Publish() of handleNothing = %v, want nil", err)
 	}
 }
