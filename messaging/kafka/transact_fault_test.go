@@ -434,16 +434,27 @@ func TestAnOutputThatIsDeniedFailsItsMessageAsAnErrorOfTheHandler(t *testing.T) 
 	m.exactly(m.out, 0)
 }
 
-func TestTransactReturnsErrDeniedForAGroupThatIsNotTheUsers(t *testing.T) {
-	cluster, m := newFakeMill(t)
-	cluster.ControlKey(kmsg.JoinGroup.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		cluster.KeepControl()
-		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
-		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
-		return resp, nil, true
-	})
-	if err := m.b.Transact(t.Context(), m.tx, handleNothing); !errors.Is(err, messaging.ErrDenied) || !strings.Contains(err.Error(), "Read on the group") {
-		t.Errorf("Transact() = %v, want ErrDenied that names the permission", err)
+func TestTransactReturnsAtOnceWhenItMayNotJoinTheGroup(t *testing.T) {
+	for name, c := range map[string]struct {
+		why  *kerr.Error
+		want error
+		text string
+	}{
+		"denied":                  {kerr.GroupAuthorizationFailed, messaging.ErrDenied, "Read on the group"},
+		"another program's group": {kerr.InconsistentGroupProtocol, messaging.ErrTopology, "another program"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster, m := newFakeMill(t)
+			cluster.ControlKey(kmsg.JoinGroup.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				cluster.KeepControl()
+				resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+				resp.ErrorCode = c.why.Code
+				return resp, nil, true
+			})
+			if err := m.b.Transact(t.Context(), m.tx, handleNothing); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("Transact() = %v, want %v with %q", err, c.want, c.text)
+			}
+		})
 	}
 }
 
