@@ -82,7 +82,9 @@ const (
 	hinting = "HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nLink: </a.css>\r\n\r\n" + plainAnswer
 )
 
-func target(t string) string { return "GET " + t + " HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n\r\n" }
+func target(t string) string {
+	return "GET " + t + " HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n\r\n"
+}
 
 // has is strings.Contains for text in which names of fields have any case.
 func has(text, s string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(s)) }
