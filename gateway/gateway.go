@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -13,6 +14,35 @@ import (
 // Builder collects what a gateway is made of. The zero Builder is ready to use.
 // It is not safe for concurrent use.
 type Builder struct {
+	// TrustedProxies are the addresses of the proxies in front of the gateway whose
+	// word about a client is taken: X-Forwarded-For as far as [ClientIP] says,
+	// X-Forwarded-Host and -Proto where they are one plain word, and X-Request-Id.
+	// What all others say of that is dropped. Routes go by the request's own host
+	// in any case. Default: none.
+	TrustedProxies []netip.Prefix
+
+	// IdentityHeaders name the fields by which the services learn who the client
+	// is, a * at the end standing for whatever follows. They are removed from each
+	// request, so that only Use can set them. Default: X-User, X-User-*, X-Auth-*,
+	// X-Authenticated-*, X-Remote-User and Remote-User. Empty, but not nil: none.
+	// Fields that name the certificate of a client are always removed.
+	IdentityHeaders []string
+
+	// MergeSlashes makes one slash of several, for routes and upstreams alike.
+	// Default: such paths are answered by 400.
+	MergeSlashes bool
+
+	// AllowEncodedSlash lets %2F pass, as a character within one segment of the
+	// path: {name} matches it, and the upstream gets it as %2F. Dot segments on
+	// either side of it are refused all the same. Make sure that no upstream takes
+	// it for a slash. Default: such paths are answered by 400.
+	AllowEncodedSlash bool
+
+	// RawQuery lets the query pass as it is, with semicolons and broken escapes,
+	// and no route may have conditions on it. Default: such queries are answered
+	// by 400.
+	RawQuery bool
+
 	upstreams []*Upstream
 	routes    []Route
 	log       *AccessLog
@@ -30,8 +60,8 @@ func (b *Builder) AccessLog(l AccessLog) { b.log = &l }
 // Build checks everything that was added and returns the gateway, or an error
 // that names every fault on one line. It dials nothing and starts no goroutine.
 func (b *Builder) Build() (*Gateway, error) {
-	var faults []string
-	g := &Gateway{log: b.log.withDefaults()}
+	e, faults := b.edge()
+	g := &Gateway{edge: e, log: b.log.withDefaults()}
 	pools := make(map[string]*pool)
 	for i, u := range b.upstreams {
 		if u == nil {
@@ -54,11 +84,11 @@ func (b *Builder) Build() (*Gateway, error) {
 	routes := make([]*route, 0, len(b.routes))
 	for _, r := range b.routes {
 		rt := &route{Route: r}
-		for _, f := range rt.compile(pools) {
+		for _, f := range rt.compile(&e, pools) {
 			faults = append(faults, fmt.Sprintf("Route %q: %s", r.Pattern, f))
 		}
 		for _, other := range routes {
-			if rt.pattern.segments != nil && rt.pattern.conflicts(other.pattern) {
+			if rt.conflicts(other) {
 				faults = append(faults, fmt.Sprintf("Route %q: conflicts with %q: some requests match both, and neither is more specific", r.Pattern, other.Pattern))
 			}
 		}
@@ -76,6 +106,7 @@ func (b *Builder) Build() (*Gateway, error) {
 // Gateway forwards each request to the upstream of its route. It is safe for
 // concurrent use; [Builder.Build] makes it.
 type Gateway struct {
+	edge  edge
 	table *table
 	pools []*pool
 	log   *AccessLog // nil where it is off
@@ -100,9 +131,10 @@ func (g *Gateway) Server(addr string) *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Addr: addr, Handler: g, Protocols: protocols,
-		ReadHeaderTimeout: serverReadHeaderTimeout,
-		IdleTimeout:       serverIdleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		DisableGeneralOptionsHandler: true, // or OPTIONS * would pass by the log
+		ReadHeaderTimeout:            serverReadHeaderTimeout,
+		IdleTimeout:                  serverIdleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
 	}
 }
 
@@ -114,13 +146,14 @@ func (g *Gateway) CloseIdleConnections() {
 	}
 }
 
-// ServeHTTP answers the request by its route's upstream. Of the request itself
-// it sets Pattern and the path values, so that middleware around the gateway can
-// read them afterwards, and changes nothing else.
+// ServeHTTP answers the request by its route. Of the request itself it sets
+// Pattern and the path values, so that middleware around the gateway can read
+// them afterwards, and changes nothing else.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := newExchange(w, r)
+	x := newExchange(w, r, &g.edge)
 	whole := false
 	defer func() { // also where the answer breaks off by a panic
+		x.end()
 		x.linger(r)
 		g.log.write(r, x, whole)
 	}()
@@ -130,38 +163,37 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) route(x *exchange, r *http.Request) {
-	path, no := inspect(r)
-	if no != nil {
-		no.write(x)
+	if r.Method == http.MethodOptions && r.RequestURI == "*" {
+		x.WriteHeader(http.StatusNoContent) // asks for nothing but whether there is a server
 		return
 	}
-	host := canonicalHost(r.Host)
-	rt := g.table.match(r.Method, host, r.URL.Path)
-	if rt == nil {
-		if allowed := g.table.allowed(host, r.URL.Path); len(allowed) > 0 {
-			x.Header().Set("Allow", strings.Join(allowed, ", "))
-			failure{status: http.StatusMethodNotAllowed, detail: "the path has other methods; see Allow"}.write(x)
-			return
-		}
-		failure{status: http.StatusNotFound, detail: "no route leads there; check host and path"}.write(x)
+	at, no := g.edge.inspect(r)
+	if no != nil {
+		no.write(x, r)
+		return
+	}
+	header := g.edge.inbound(r)
+	rt, no := g.table.find(r.Method, canonicalHost(r.Host), at.key, header, r.URL.RawQuery)
+	if no != nil {
+		no.write(x, r)
 		return
 	}
 	r.Pattern = rt.Pattern
-	rt.pattern.setValues(r, r.URL.Path)
-	x.upstream = rt.Upstream
+	rt.pattern.setValues(r, at.key)
 
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-	r.Header = inboundHeader(r)
+	r.Header = header
 	r.Header[requestIDHeader] = x.id
-	r.URL = &url.URL{Path: r.URL.Path, RawPath: path, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	r.URL = &url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
 	if x.body != nil {
 		if r.ContentLength > rt.MaxBody {
-			blameClient(&http.MaxBytesError{Limit: rt.MaxBody}).write(x)
+			blameClient(&http.MaxBytesError{Limit: rt.MaxBody}).write(x, r)
 			return
 		}
 		// Without the writer: at the limit it would set headers on it, from the
 		// goroutine that sends the body upstream, while ours sets them too.
 		x.body.ReadCloser = http.MaxBytesReader(nil, r.Body, rt.MaxBody)
+		x.body.patience = rt.IdleTimeout
 		r.Body = x.body
 	}
 	rt.handler.ServeHTTP(x, r)
@@ -170,7 +202,7 @@ func (g *Gateway) route(x *exchange, r *http.Request) {
 // linger bounds how long an HTTP/1 server waits for the rest of a body that
 // nobody has read, which it does before it answers.
 func (x *exchange) linger(r *http.Request) {
-	if r.ProtoMajor == 1 && !x.hijacked && x.body.unfinished() {
+	if r.ProtoMajor == 1 && x.tunnel.Load() == nil && x.body.unfinished() {
 		_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
 }

@@ -106,7 +106,7 @@ func TestHopByHopFieldsOfTheUpstreamDoNotReachTheClient(t *testing.T) {
 		h.Set("X-Request-Id", "of-the-upstream")
 		h.Set("X-Kept", "1")
 	}}
-	s := front(t, backend, gateway.Upstream{})
+	s := serve(t, buildWith(t, gateway.Builder{TrustedProxies: loopback}, gateway.Upstream{Targets: []string{serve(t, backend).URL}}, everything))
 	resp, _ := exchange(t, s, "GET / HTTP/1.1", "Host: svc", "X-Request-Id: of-the-client")
 	for _, name := range []string{"Connection", "X-B", "Keep-Alive", "Proxy-Authenticate", "Alt-Svc"} {
 		if v := resp.Header.Values(name); len(v) > 0 {
@@ -144,9 +144,9 @@ func TestHeaderOfTheInboundRequestStaysUnchanged(t *testing.T) {
 	}
 }
 
-func TestRequestIDIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
+func TestRequestIDOfATrustedProxyIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
 	backend := new(recorder)
-	s := front(t, backend, gateway.Upstream{})
+	s := serve(t, buildWith(t, gateway.Builder{TrustedProxies: loopback}, gateway.Upstream{Targets: []string{serve(t, backend).URL}}, everything))
 	for sent, kept := range map[string]bool{
 		"abc-123_x.Y":           true,
 		strings.Repeat("a", 64): true,
@@ -174,6 +174,11 @@ func TestRequestIDIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
 	resp, _ = exchange(t, s, "GET /.. HTTP/1.1", "Host: svc")
 	if resp.Header.Get("X-Request-Id") == "" {
 		t.Error("a refused request has no X-Request-Id")
+	}
+	strangers := front(t, backend, gateway.Upstream{})
+	resp, _ = exchange(t, strangers, "GET / HTTP/1.1", "Host: svc", "X-Request-Id: abc")
+	if got := resp.Header.Get("X-Request-Id"); len(got) != 36 {
+		t.Errorf("X-Request-Id of a stranger: %q, want a new one", got)
 	}
 }
 

@@ -24,15 +24,16 @@ func FuzzCanonicalPath(f *testing.F) {
 		if err != nil || u.Host != "" {
 			return
 		}
-		got, ok := canonicalPath(u)
+		at, ok := (pathRules{}).canonical(u)
 		if !ok {
 			return
 		}
+		got := at.escaped
 		decoded, err := url.PathUnescape(got)
 		if err != nil || decoded != u.Path || !utf8.ValidString(decoded) {
 			t.Fatalf("canonicalPath(%q) = %q, which decodes to %q, %v, want %q", s, got, decoded, err, u.Path)
 		}
-		if again, ok := canonicalPath(&url.URL{Path: decoded, RawPath: got}); !ok || again != got {
+		if again, ok := (pathRules{}).canonical(&url.URL{Path: decoded, RawPath: got}); !ok || again != at {
 			t.Fatalf("canonicalPath(%q) = %q, and of that %q, %v: want a fixed point", s, got, again, ok)
 		}
 		if out := (&url.URL{Path: decoded, RawPath: got}).EscapedPath(); out != got {
@@ -66,7 +67,7 @@ func FuzzParsePattern(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !p.meets(p) || !p.covers(p) || !p.conflicts(p) {
+		if !p.meets(p) || !p.covers(p) || !(&route{pattern: p}).conflicts(&route{pattern: p}) {
 			t.Fatalf("pattern %q does not match what it matches", s)
 		}
 		// ServeMux refuses by panicking; what we accept, it accepts.

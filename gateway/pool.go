@@ -64,9 +64,9 @@ func newPool(config *Upstream) (*pool, []string) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	var chain http.RoundTripper = p
+	var chain http.RoundTripper = &deadlines{next: p}
 	if u.Retry != nil {
-		chain = u.Retry.Transport(chain)
+		chain = u.Retry.Transport(&deadlines{next: p, patience: u.Retry.AttemptTimeout})
 	}
 	p.proxy = newProxy(chain)
 	return p, nil
@@ -141,7 +141,7 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t := tripOf(req.Context())
 	t.exchange.attempts++
 	t.exchange.target = i.target
-	resp, err := i.next.RoundTrip(req)
+	resp, err := t.send(req, i.next)
 	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
 		return nil, &readFailure{err}
 	}

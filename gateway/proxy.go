@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -47,12 +50,13 @@ func rewrite(pr *httputil.ProxyRequest) {
 	*out.URL = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
-		Scheme: "http", Host: t.route.upstream.name,
-		Path: t.path, RawPath: t.rawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
+		Scheme: "http", Host: t.upstream.name,
+		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	out.Host = ""     // the target's
 	out.Trailer = nil // what comes after the body has passed no check
-	pr.SetXForwarded()
+	out.Header[requestIDHeader] = t.exchange.id
+	t.exchange.announce(out.Header)
 	if out.Body != nil {
 		t.body = &replay{src: out.Body, max: replayable(out)}
 		out.GetBody = t.body.open
@@ -66,11 +70,40 @@ type outermost struct{ next http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := o.next.RoundTrip(req)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case resp == nil:
+		return nil, errNothing
+	case resp.Body == nil: // which the core would trip over
+		resp.Body = http.NoBody
 	}
 	resp.Request = req
 	return resp, nil
+}
+
+var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
+
+// upstreamBody is the body of an answer on its way to the client.
+type upstreamBody struct {
+	io.ReadCloser
+	trip *trip
+	resp *http.Response
+}
+
+// Read implements [io.Reader]. At the end, the trailers have come.
+func (b *upstreamBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		removeFraming(b.resp.Trailer)
+	case err != nil:
+		b.trip.exchange.err = err
+		if cause := context.Cause(b.trip); cause != nil {
+			b.trip.exchange.err = cause
+		}
+	}
+	return n, err
 }
 
 // buffers is the [httputil.BufferPool] of a proxy.

@@ -153,7 +153,7 @@ func parseTarget(s string) (*url.URL, error) {
 		return nil, errors.New("it has more than scheme, host and path")
 	}
 	if u.Path != "" {
-		if _, ok := canonicalPath(u); !ok {
+		if _, ok := (pathRules{}).canonical(u); !ok {
 			return nil, errors.New("its path is ambiguous")
 		}
 	}
