@@ -23,6 +23,7 @@ type exchange struct {
 	written  atomic.Int64           // bytes of the body, or of a tunnel towards the client
 	moved    atomic.Int64           // when bytes last moved in either direction, since started
 	tunnel   atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
+	tunnels  *tunnels               // of the gateway; nil in an exchange that no gateway knows
 	upstream string
 	target   string
 	attempts int
@@ -151,7 +152,17 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	x.status = http.StatusSwitchingProtocols
 	t := &tunnel{Conn: conn, early: buffered.Reader, x: x}
 	x.tunnel.Store(t)
+	if !x.tunnels.add(t) {
+		_ = conn.Close() // Close has begun since the request came
+	}
 	return t, buffered, nil
+}
+
+// close ends what the gateway knows of a tunnel, once its handler has returned.
+func (x *exchange) close() {
+	if t := x.tunnel.Load(); t != nil {
+		x.tunnels.remove(t)
+	}
 }
 
 // tunnel is a hijacked connection. Reading from it begins with the bytes that

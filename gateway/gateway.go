@@ -2,12 +2,16 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,6 +50,7 @@ type Builder struct {
 	upstreams []*Upstream
 	routes    []Route
 	log       *AccessLog
+	logger    *slog.Logger
 }
 
 // Upstream adds a service that routes can name.
@@ -57,18 +62,49 @@ func (b *Builder) Route(r Route) { b.routes = append(b.routes, r) }
 // AccessLog turns the access log on. The last call counts.
 func (b *Builder) AccessLog(l AccessLog) { b.log = &l }
 
+// Logger sets where the gateway tells of what happens beside the requests: of
+// targets that fall ill, recover or are ejected, and of resolutions that fail.
+// Default: [slog.Default] at the time of Build.
+func (b *Builder) Logger(l *slog.Logger) { b.logger = l }
+
 // Build checks everything that was added and returns the gateway, or an error
 // that names every fault on one line. It dials nothing and starts no goroutine.
 func (b *Builder) Build() (*Gateway, error) {
+	p, err := b.plan(nil)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: build: %w", err)
+	}
+	g := &Gateway{reloaded: make(chan struct{}, 1)}
+	g.plan.Store(p)
+	return g, nil
+}
+
+// plan is what a Builder describes, checked. It is replaced as a whole.
+type plan struct {
+	edge  edge
+	table *table
+	pools []*pool
+	log   *AccessLog // nil where it is off
+}
+
+// plan makes the plan, in which a pool of old stays where its Upstream does.
+func (b *Builder) plan(old *plan) (*plan, error) {
 	e, faults := b.edge()
-	g := &Gateway{edge: e, log: b.log.withDefaults()}
+	g := &plan{edge: e, log: b.log.withDefaults()}
+	logger := b.logger
+	if logger == nil {
+		logger = slog.Default()
+	}
 	pools := make(map[string]*pool)
 	for i, u := range b.upstreams {
 		if u == nil {
 			faults = append(faults, fmt.Sprintf("Upstream %d is nil", i+1))
 			continue
 		}
-		p, wrong := newPool(u)
+		p, wrong := old.pool(u), []string(nil)
+		if p == nil {
+			p, wrong = newPool(u, logger)
+		}
 		for _, f := range wrong {
 			faults = append(faults, fmt.Sprintf("Upstream %q: %s", u.Name, f))
 		}
@@ -97,19 +133,32 @@ func (b *Builder) Build() (*Gateway, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return nil, errors.New("gateway: build: " + strings.Join(faults, "; "))
+		return nil, errors.New(strings.Join(faults, "; "))
 	}
 	g.table = newTable(routes)
 	return g, nil
 }
 
+// pool returns the pool that was made of this very Upstream, nil if none was.
+func (p *plan) pool(u *Upstream) *pool {
+	if p != nil {
+		for _, has := range p.pools {
+			if has.config == u {
+				return has
+			}
+		}
+	}
+	return nil
+}
+
 // Gateway forwards each request to the upstream of its route. It is safe for
 // concurrent use; [Builder.Build] makes it.
 type Gateway struct {
-	edge  edge
-	table *table
-	pools []*pool
-	log   *AccessLog // nil where it is off
+	plan     atomic.Pointer[plan]
+	tunnels  tunnels
+	reloads  sync.Mutex    // held by Reload
+	running  atomic.Bool   // Run is
+	reloaded chan struct{} // wakes Run
 }
 
 // What the Server of a gateway grants its clients.
@@ -122,8 +171,12 @@ const (
 // Server returns an HTTP server for the gateway, with the limits that a handler
 // cannot set: 5 seconds to send a header, of 64 KiB at most, and 2 minutes
 // between requests on one connection. It speaks HTTP/1.1, and HTTP/2 both over
-// TLS and, to clients that know beforehand, without. Set TLSConfig to serve TLS.
-// An addr without a host listens on every interface.
+// TLS and, to clients that know beforehand, without. To serve TLS, from version
+// 1.2 on, add Certificates to TLSConfig, and ClientAuth with ClientCAs to demand
+// certificates of the clients. An addr without a host listens on every interface.
+//
+// Shutdown of the server waits for requests but for no tunnels: call
+// [Gateway.Close] after it.
 func (g *Gateway) Server(addr string) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -131,6 +184,7 @@ func (g *Gateway) Server(addr string) *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Addr: addr, Handler: g, Protocols: protocols,
+		TLSConfig:                    &tls.Config{MinVersion: tls.VersionTLS12},
 		DisableGeneralOptionsHandler: true, // or OPTIONS * would pass by the log
 		ReadHeaderTimeout:            serverReadHeaderTimeout,
 		IdleTimeout:                  serverIdleTimeout,
@@ -141,7 +195,7 @@ func (g *Gateway) Server(addr string) *http.Server {
 // CloseIdleConnections closes the connections to upstreams that no request uses.
 // Those in use stay.
 func (g *Gateway) CloseIdleConnections() {
-	for _, p := range g.pools {
+	for _, p := range g.plan.Load().pools {
 		p.transport.CloseIdleConnections()
 	}
 }
@@ -150,30 +204,33 @@ func (g *Gateway) CloseIdleConnections() {
 // Pattern and the path values, so that middleware around the gateway can read
 // them afterwards, and changes nothing else.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := newExchange(w, r, &g.edge)
+	p := g.plan.Load() // a reload meanwhile is for the requests to come
+	x := newExchange(w, r, &p.edge)
+	x.tunnels = &g.tunnels
 	whole := false
 	defer func() { // also where the answer breaks off by a panic
 		x.end()
 		x.linger(r)
-		g.log.write(r, x, whole)
+		x.close()
+		p.log.write(r, x, whole)
 	}()
 	w.Header()[requestIDHeader] = x.id
-	g.route(x, r)
+	p.route(x, r)
 	whole = true
 }
 
-func (g *Gateway) route(x *exchange, r *http.Request) {
+func (p *plan) route(x *exchange, r *http.Request) {
 	if r.Method == http.MethodOptions && r.RequestURI == "*" {
 		x.WriteHeader(http.StatusNoContent) // asks for nothing but whether there is a server
 		return
 	}
-	at, no := g.edge.inspect(r)
+	at, no := p.edge.inspect(r)
 	if no != nil {
 		no.write(x, r)
 		return
 	}
-	header := g.edge.inbound(r)
-	rt, no := g.table.find(r.Method, canonicalHost(r.Host), at.key, header, r.URL.RawQuery)
+	header := p.edge.inbound(r)
+	rt, no := p.table.find(r.Method, canonicalHost(r.Host), at.key, header, r.URL.RawQuery)
 	if no != nil {
 		no.write(x, r)
 		return

@@ -32,6 +32,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 // answers keep it.
 func buildWith(t *testing.T, b gateway.Builder, u gateway.Upstream, routes ...gateway.Route) *gateway.Gateway {
 	t.Helper()
+	b.Logger(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	u.Name = "svc"
 	b.Upstream(&u)
 	for _, r := range routes {

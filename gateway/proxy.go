@@ -35,6 +35,7 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
+	t.tries.begin(t.upstream)
 	p.core.ServeHTTP(&t.answer, r.WithContext(t))
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
@@ -79,6 +80,13 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = http.NoBody
 	}
 	resp.Request = req
+	t := tripOf(req.Context())
+	if at := t.tries.of(resp); at != nil {
+		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
+		if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
+			s.renew(resp, req, at)
+		}
+	}
 	return resp, nil
 }
 

@@ -279,9 +279,14 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	if rt.split != nil {
 		to = rt.split.of(r)
 	}
-	t := begin(w, r, exchangeOf(w, r), rt)
+	x := exchangeOf(w, r)
+	if r.Header["Upgrade"] != nil && x.tunnels.refuse() {
+		failure{status: http.StatusServiceUnavailable, detail: "the gateway is about to end; try again at another one", retryAfter: time.Second}.write(w, r)
+		return
+	}
+	t := begin(w, r, x, rt)
 	defer t.finish()
-	x := t.exchange
+	x = t.exchange
 	x.upstream = to.name
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)

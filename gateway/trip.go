@@ -48,9 +48,9 @@ type trip struct {
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
-	body     *replay     // nil where the request has none
-	at       location    // that the upstream sees
-	turn     int         // the target that the next attempt goes to; negative before the first
+	body     *replay  // nil where the request has none
+	at       location // that the upstream sees
+	tries    tries
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	tunnel   io.Closer   // the connection of a 101; nil elsewhere
 	err      error       // why there is no answer
@@ -91,7 +91,7 @@ func tripOf(ctx context.Context) *trip {
 // begin starts the trip of r, whose answer goes to w.
 func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip {
 	t := &trip{
-		turn: -1, route: rt, exchange: x, limits: limitsOf(r.Header), http1: r.ProtoMajor == 1,
+		route: rt, exchange: x, limits: limitsOf(r.Header), http1: r.ProtoMajor == 1,
 		answer: answer{ResponseWriter: w, bare: !r.ProtoAtLeast(1, 1)},
 	}
 	timeout := t.limits.cap(rt.Timeout)
@@ -225,5 +225,6 @@ func (t *trip) finish() {
 	t.mu.Unlock()
 	t.cancel(nil)
 	t.checks.Wait()
+	t.tries.end()
 	t.exchange.leave(t)
 }
