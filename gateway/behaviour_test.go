@@ -63,14 +63,14 @@ var probes = []probe{
 	{"/a%2Fb", target("/a%2Fb"), "", arrives("/a%2Fb"), "400"},
 	{"//a", target("//a"), "", arrives("//a"), "400"},
 	{"/a;x=1/b", target("/a;x=1/b"), "", arrives("/a;x=1/b"), "400"},
-	{"two Host fields", raw("Host: other"), "", status, "400"},
+	{"two Host fields", raw("Host: other"), "", answeredBy, "400"},
 	{"Content-Length and chunked", "POST /1 HTTP/1.1\r\nHost: svc\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + target("/2"), "", framing, "chunked, 2 requests"},
-	{"bare LF behind a chunk's size", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", "", status, "400"},
+	{"bare LF behind a chunk's size", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", "", answeredBy, "400"},
 	{"a folded field", raw("X-Fold: a", " b"), "", folding, "one line"},
-	{"130 fields", raw(strings.Repeat("X-A: 1\r\n", 127) + "X-A: 1"), "", status, "431"},
+	{"130 fields", raw(strings.Repeat("X-A: 1\r\n", 127) + "X-A: 1"), "", answeredBy, "431"},
 	{"trailers of a request", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-User\r\n\r\n5\r\nhello\r\n0\r\nX-User: root\r\n\r\n", "", leaks("root"), "dropped"},
 	{"unannounced trailers of an answer", raw("TE: trailers"), "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n", returned("X-Sum: 7"), "passed on"},
-	{"413 instead of 100 Continue", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno", status, "413"},
+	{"413 instead of 100 Continue", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno", answeredBy, "413"},
 	{"an answer that is cut off", raw(), "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", ending, "cut off"},
 }
 
@@ -89,8 +89,8 @@ func target(t string) string {
 // has is strings.Contains for text in which names of fields have any case.
 func has(text, s string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(s)) }
 
-// status shows the client's final status.
-func status(o observed) string {
+// answeredBy shows the client's final status.
+func answeredBy(o observed) string {
 	r := bufio.NewReader(strings.NewReader(o.client))
 	for {
 		resp, err := http.ReadResponse(r, nil)
@@ -108,7 +108,7 @@ func leaks(s string) func(observed) string {
 	return func(o observed) string {
 		switch {
 		case len(o.upstream) == 0:
-			return status(o)
+			return answeredBy(o)
 		case has(o.upstream[0], s):
 			return "passed on"
 		}
@@ -133,13 +133,13 @@ func hops(code string) func(observed) string {
 		shown := code + ", dropped"
 		switch {
 		case !strings.Contains(o.client, "HTTP/1.1 "+code):
-			return status(o)
+			return answeredBy(o)
 		case kept && nominated:
 			shown = code + ", passed on"
 		case kept || nominated:
 			shown = code + ", some passed on"
 		}
-		if status(o) == "no answer" {
+		if answeredBy(o) == "no answer" {
 			shown += ", the rest lost"
 		}
 		return shown
@@ -150,7 +150,7 @@ func hops(code string) func(observed) string {
 func arrives(t string) func(observed) string {
 	return func(o observed) string {
 		if len(o.upstream) == 0 {
-			return status(o)
+			return answeredBy(o)
 		}
 		if got := strings.Fields(o.upstream[0])[1]; got != t && got != "/"+t {
 			return got
@@ -162,7 +162,7 @@ func arrives(t string) func(observed) string {
 // framing shows which of two framings counted.
 func framing(o observed) string {
 	if len(o.upstream) == 0 {
-		return status(o)
+		return answeredBy(o)
 	}
 	how := "length"
 	if !has(o.upstream[0], "Content-Length: 4") {
@@ -177,7 +177,7 @@ func framing(o observed) string {
 func folding(o observed) string {
 	switch {
 	case len(o.upstream) == 0:
-		return status(o)
+		return answeredBy(o)
 	case has(o.upstream[0], "\r\n b"):
 		return "as it is"
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,7 +28,9 @@ func asServer(args []string) bool {
 	case "backend":
 		check(http.ListenAndServe(addr, http.HandlerFunc(order)))
 	case "gateway":
-		check(everythingOn(backend, nil).Server(addr).ListenAndServe())
+		gw := everythingOn(backend, nil)
+		go func() { check(gw.Run(context.Background())) }()
+		check(gw.Server(addr).ListenAndServe())
 	case "gateway_plain":
 		check(nothingOn(backend, nil).Server(addr).ListenAndServe())
 	case "reverseproxy":
@@ -53,8 +56,9 @@ func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper
 	null := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))
 	var b gateway.Builder
 	b.Upstream(&gateway.Upstream{
-		Name: "orders", Targets: []string{backend},
-		Retry: &retry.Policy{MaxAttempts: 3}, Breaker: &breaker.Config{}, Wrap: wrap,
+		Name: "orders", Targets: []string{backend}, Wrap: wrap, Picker: gateway.LeastLoaded{},
+		Retry: &retry.Policy{MaxAttempts: 3}, Breaker: &breaker.Config{},
+		Health: &gateway.Health{Path: "/healthz"}, Eject: &gateway.Eject{},
 	})
 	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Timeout: 10 * time.Second, MaxBody: 1 << 20})
 	b.AccessLog(gateway.AccessLog{Logger: slog.New(slog.NewJSONHandler(null, nil))})
