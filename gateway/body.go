@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,9 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		b.ended.CompareAndSwap(nil, &err)
-		if b.clock.CompareAndSwap(timed, untimed) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			b.clock.CompareAndSwap(timed, broken)
+		} else if b.clock.CompareAndSwap(timed, untimed) {
 			b.deadline(time.Time{}) // the server goes on reading, to notice that the client leaves
 		}
 	}

@@ -54,13 +54,14 @@ func trust(prefixes []netip.Prefix) (t trusted, fault string) {
 	return t, ""
 }
 
-// origin is where a request comes from, in the words that the upstream is told.
+// origin is where a request comes from. What the upstream is told of it stands in
+// arrays of one, which are the values of a header without further ado.
 type origin struct {
 	client  netip.Addr
-	chain   string // of addresses: the client, then every proxy; empty where the peer has none
-	host    string
-	proto   string
-	proxied bool // the peer is a trusted proxy
+	proxied bool      // the peer is a trusted proxy
+	chain   [1]string // of addresses: the client, then every proxy; empty where the peer has none
+	host    [1]string
+	proto   [1]string
 }
 
 // origin finds out who sent a request, from its peer inwards: X-Forwarded-For is
@@ -69,15 +70,15 @@ type origin struct {
 // the walk. What a trusted proxy says of host and scheme is taken over if it is
 // one plain word.
 func (t trusted) origin(r *http.Request) origin {
-	o := origin{host: r.Host, proto: "http"}
+	o := origin{host: [1]string{r.Host}, proto: [1]string{"http"}}
 	if r.TLS != nil {
-		o.proto = "https"
+		o.proto[0] = "https"
 	}
 	peer, ok := parseHop(r.RemoteAddr)
 	if !ok {
 		return o
 	}
-	o.client, o.chain, o.proxied = peer, peer.String(), t.contains(peer)
+	o.client, o.chain[0], o.proxied = peer, spell(peer, r.RemoteAddr), t.contains(peer)
 	if !o.proxied {
 		return o
 	}
@@ -87,16 +88,16 @@ func (t trusted) origin(r *http.Request) origin {
 		if hops++; !ok || hops > maxHops {
 			break
 		}
-		o.client, o.chain = hop, hop.String()+", "+o.chain
+		o.client, o.chain[0] = hop, hop.String()+", "+o.chain[0]
 		if !t.contains(hop) {
 			break
 		}
 	}
 	if v := r.Header["X-Forwarded-Host"]; len(v) == 1 && v[0] != "" && validHost(v[0]) {
-		o.host = v[0]
+		o.host[0] = v[0]
 	}
 	if v := r.Header["X-Forwarded-Proto"]; len(v) == 1 && (v[0] == "http" || v[0] == "https") {
-		o.proto = v[0]
+		o.proto[0] = v[0]
 	}
 	return o
 }
@@ -119,35 +120,43 @@ func fromRight(lines []string) iter.Seq[string] {
 	}
 }
 
+// spell returns the text of addr, which is mostly the beginning of where it was
+// read.
+func spell(addr netip.Addr, from string) string {
+	var room [64]byte
+	text := addr.AppendTo(room[:0])
+	if strings.HasPrefix(from, string(text)) { // the compiler copies nothing
+		return from[:len(text)]
+	}
+	return string(text)
+}
+
 // parseHop reads an address as it stands in RemoteAddr or X-Forwarded-For: with a
 // port or without.
 func parseHop(s string) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(s)
-	if err != nil {
-		with, err := netip.ParseAddrPort(s)
-		if err != nil {
-			inner, bracketed := strings.CutPrefix(s, "[")
-			inner, closed := strings.CutSuffix(inner, "]")
-			if addr, err = netip.ParseAddr(inner); err != nil || !bracketed || !closed {
-				return netip.Addr{}, false
-			}
-		} else {
-			addr = with.Addr()
-		}
+	var addr netip.Addr
+	var err error
+	switch inner, bracketed := strings.CutPrefix(s, "["); {
+	case bracketed && strings.HasSuffix(inner, "]"):
+		addr, err = netip.ParseAddr(inner[:len(inner)-1])
+	case bracketed || strings.Count(s, ":") == 1:
+		var with netip.AddrPort
+		with, err = netip.ParseAddrPort(s)
+		addr = with.Addr()
+	default:
+		addr, err = netip.ParseAddr(s)
 	}
-	return addr.Unmap().WithZone(""), true
+	return addr.Unmap().WithZone(""), err == nil
 }
 
 // announce tells the upstream of the origin, in a header from which all that the
 // client said of it has been removed.
 func (o *origin) announce(h http.Header) {
-	// One array for all values, none of which anybody can append to.
-	values := [...]string{o.chain, o.host, o.proto}
-	if o.chain != "" {
-		h["X-Forwarded-For"] = values[0:1:1]
+	if o.chain[0] != "" {
+		h["X-Forwarded-For"] = o.chain[:]
 	}
-	if o.host != "" {
-		h["X-Forwarded-Host"] = values[1:2:2]
+	if o.host[0] != "" {
+		h["X-Forwarded-Host"] = o.host[:]
 	}
-	h["X-Forwarded-Proto"] = values[2:3:3]
+	h["X-Forwarded-Proto"] = o.proto[:]
 }

@@ -137,7 +137,7 @@ func (rd *reads) of(header http.Header, rawQuery string) (g given, ok bool) {
 		name, err := url.QueryUnescape(name)
 		value, err2 := url.QueryUnescape(value)
 		if err != nil || err2 != nil || !slices.Contains(rd.params, name) {
-			continue // strictQuery has refused what cannot be read
+			continue // validQuery has refused what cannot be read
 		}
 		if _, twice := g.query[name]; twice {
 			return g, false

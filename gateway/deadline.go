@@ -102,7 +102,12 @@ func (t *trip) announce(h http.Header, patience time.Duration) {
 	if patience > 0 {
 		left = min(left, patience)
 	}
-	h[requestTimeoutHeader] = []string{strconv.FormatInt(max(left.Milliseconds(), 1), 10)}
+	value := t.told[:] // of the first attempt; another one may come while it is read
+	if t.exchange.attempts > 0 {
+		value = make([]string, 1)
+	}
+	value[0] = strconv.FormatInt(max(left.Milliseconds(), 1), 10)
+	h[requestTimeoutHeader] = value
 	if t.limits.grpc > 0 {
 		passed := time.Since(t.exchange.started)
 		h[grpcTimeoutHeader] = []string{grpcTimeout(t.limits.grpc - passed)}

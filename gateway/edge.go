@@ -47,7 +47,7 @@ func defaultIdentity() []string {
 func newIdentity(patterns []string) (id identity, fault string) {
 	for _, p := range patterns {
 		name, prefix := strings.CutSuffix(p, "*")
-		if !validField(name) {
+		if !validField(name) || strings.Contains(name, "*") {
 			return id, fmt.Sprintf("%q is neither the name of a field nor the beginning of one and a *", p)
 		}
 		if prefix {

@@ -5,18 +5,21 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // exchange is one request and its answer: the ResponseWriter that everything
-// behind the gateway writes to, and what the access log will say.
+// behind the gateway writes to, the context of it all, and what the access log
+// will say.
 type exchange struct {
 	http.ResponseWriter
+	context.Context //nolint:containedctx // it is a context itself
 	origin
 	started time.Time
-	id      []string    // as the value of a header, which several share
+	id      [1]string   // an array, to be the value of a header
 	body    *clientBody // nil where the request has none
 
 	status   int
@@ -30,6 +33,11 @@ type exchange struct {
 	fallback bool
 	err      error // why the upstream's answer is not the client's
 
+	// Room for what nearly every exchange needs one of.
+	url   url.URL
+	first trip
+	begun atomic.Bool // first is in use
+
 	mu    sync.Mutex
 	over  bool  // guarded by mu: no trip begins any more
 	trips *trip // guarded by mu: those that have not ended, linked by next
@@ -37,8 +45,8 @@ type exchange struct {
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, e *edge) *exchange {
-	x := &exchange{ResponseWriter: w, started: time.Now(), origin: e.trusted.origin(r)}
-	x.id = []string{requestID(r.Header, x.proxied)}
+	x := &exchange{ResponseWriter: w, Context: r.Context(), started: time.Now(), origin: e.trusted.origin(r)}
+	x.id[0] = requestID(r.Header, x.proxied)
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body = &clientBody{ReadCloser: r.Body, x: x}
 	}
@@ -46,6 +54,14 @@ func newExchange(w http.ResponseWriter, r *http.Request, e *edge) *exchange {
 }
 
 type exchangeKey struct{}
+
+// Value implements [context.Context].
+func (x *exchange) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return x
+	}
+	return x.Context.Value(key)
+}
 
 // exchangeOf returns the exchange that r belongs to: one of its own, which no log
 // will know, where a middleware of the route has replaced the request's context

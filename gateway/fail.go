@@ -25,13 +25,14 @@ type failure struct {
 
 // diagnose tells apart whose fault it is that r has no answer.
 func diagnose(r *http.Request, t *trip, err error) failure {
-	late := t.late()
-	switch broken := t.exchange.body.failure(); {
+	late, broken := t.late(), t.exchange.body.failure()
+	silent := errors.Is(broken, os.ErrDeadlineExceeded)
+	switch {
+	case t.starved.Load(), silent && !late:
+		return starved()
 	case !late && errors.Is(r.Context().Err(), context.Canceled): // the server cancels a request whose body it stops reading, too
 		return failure{status: statusClientGone}
-	case t.starved.Load():
-		return starved()
-	case broken != nil && !(late && errors.Is(broken, os.ErrDeadlineExceeded)): // which is ours
+	case broken != nil && !silent:
 		return blameClient(broken)
 	case late:
 		return failure{status: http.StatusGatewayTimeout, detail: "the service did not answer in time; try again later"}
@@ -55,9 +56,6 @@ func diagnose(r *http.Request, t *trip, err error) failure {
 func blameClient(err error) failure {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return failure{status: http.StatusRequestEntityTooLarge, detail: "the request body is too large; send less"}
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return starved()
 	}
 	return failure{status: http.StatusBadRequest, detail: "the request body is malformed; check its framing"}
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -74,7 +73,7 @@ func (b *Builder) Build() (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: build: %w", err)
 	}
-	g := &Gateway{reloaded: make(chan struct{}, 1)}
+	g := new(Gateway)
 	g.plan.Store(p)
 	return g, nil
 }
@@ -154,11 +153,19 @@ func (p *plan) pool(u *Upstream) *pool {
 // Gateway forwards each request to the upstream of its route. It is safe for
 // concurrent use; [Builder.Build] makes it.
 type Gateway struct {
-	plan     atomic.Pointer[plan]
-	tunnels  tunnels
-	reloads  sync.Mutex    // held by Reload
-	running  atomic.Bool   // Run is
-	reloaded chan struct{} // wakes Run
+	plan    atomic.Pointer[plan] // nil in the zero Gateway
+	tunnels tunnels
+	reloads sync.Mutex // held by Reload
+	running atomic.Bool
+	wake    atomic.Pointer[chan struct{}] // Run waits for it; nil while Run does not run
+}
+
+// present returns the plan of the moment.
+func (g *Gateway) present() *plan {
+	if p := g.plan.Load(); p != nil {
+		return p
+	}
+	return new(plan)
 }
 
 // What the Server of a gateway grants its clients.
@@ -195,7 +202,7 @@ func (g *Gateway) Server(addr string) *http.Server {
 // CloseIdleConnections closes the connections to upstreams that no request uses.
 // Those in use stay.
 func (g *Gateway) CloseIdleConnections() {
-	for _, p := range g.plan.Load().pools {
+	for _, p := range g.present().pools {
 		p.transport.CloseIdleConnections()
 	}
 }
@@ -204,7 +211,7 @@ func (g *Gateway) CloseIdleConnections() {
 // Pattern and the path values, so that middleware around the gateway can read
 // them afterwards, and changes nothing else.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p := g.plan.Load() // a reload meanwhile is for the requests to come
+	p := g.present() // a reload meanwhile is for the requests to come
 	x := newExchange(w, r, &p.edge)
 	x.tunnels = &g.tunnels
 	whole := false
@@ -214,7 +221,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.close()
 		p.log.write(r, x, whole)
 	}()
-	w.Header()[requestIDHeader] = x.id
+	w.Header()[requestIDHeader] = x.id[:]
 	p.route(x, r)
 	whole = true
 }
@@ -238,10 +245,12 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
 
-	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	r = r.WithContext(x)
 	r.Header = header
-	r.Header[requestIDHeader] = x.id
-	r.URL = &url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	r.Header[requestIDHeader] = x.id[:]
+	x.announce(r.Header)
+	x.url = url.URL{Path: at.decoded, RawPath: at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	r.URL = &x.url
 	if x.body != nil {
 		if r.ContentLength > rt.MaxBody {
 			blameClient(&http.MaxBytesError{Limit: rt.MaxBody}).write(x, r)

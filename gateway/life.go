@@ -26,7 +26,7 @@ func (g *Gateway) Reload(b *Builder) error {
 	}
 	g.reloads.Lock() // of Reload alone: requests and Run never wait for it
 	defer g.reloads.Unlock()
-	old := g.plan.Load()
+	old := g.present()
 	p, err := b.plan(old)
 	if err != nil {
 		return fmt.Errorf("gateway: reload: %w", err)
@@ -37,9 +37,11 @@ func (g *Gateway) Reload(b *Builder) error {
 			was.retire()
 		}
 	}
-	select {
-	case g.reloaded <- struct{}{}:
-	default: // Run will see the latest plan anyway
+	if wake := g.wake.Load(); wake != nil {
+		select {
+		case *wake <- struct{}{}:
+		default: // Run will see the latest plan anyway
+		}
 	}
 	return nil
 }
@@ -57,6 +59,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.New("gateway: run: Run is running already; call it once")
 	}
 	defer g.running.Store(false)
+	wake := make(chan struct{}, 1)
+	g.wake.Store(&wake)
 	var all sync.WaitGroup
 	defer all.Wait()
 	ends := make(map[*pool]context.CancelFunc)
@@ -66,7 +70,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}()
 	for {
-		p := g.plan.Load()
+		p := g.present()
 		for _, one := range p.pools {
 			if ends[one] == nil {
 				own, end := context.WithCancel(ctx)
@@ -81,7 +85,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-g.reloaded:
+		case <-wake:
 		case <-ctx.Done():
 			return nil
 		}

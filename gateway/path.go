@@ -37,7 +37,7 @@ func (e *edge) inspect(r *http.Request) (at location, no *failure) {
 	if !ok {
 		return at, &failure{status: http.StatusBadRequest, detail: "the path is ambiguous or malformed; send it without dot segments, empty segments, parameters and encoded delimiters"}
 	}
-	if !e.rawQuery && !strictQuery(r.URL.RawQuery) {
+	if !validQuery(r.URL.RawQuery, e.rawQuery) {
 		return at, &failure{status: http.StatusBadRequest, detail: "the query is malformed; separate parameters by & and encode all other delimiters"}
 	}
 	return at, nil
@@ -227,15 +227,19 @@ func pathByte(c byte) bool {
 	return unreserved(c) || strings.IndexByte("!$&'()*+,=:@", c) >= 0
 }
 
-// strictQuery refuses what two parsers of a query may read differently.
-func strictQuery(q string) bool {
+// validQuery refuses what two parsers of a query may read differently, or where
+// that may pass, no more than what would break a line.
+func validQuery(q string, raw bool) bool {
 	for i := range len(q) {
 		switch c := q[i]; {
+		case c <= ' ', c == 0x7f:
+			return false
+		case raw:
 		case c == '%':
 			if _, ok := unhex(q[i:]); !ok {
 				return false
 			}
-		case c == ';', c == '#', c <= ' ', c >= 0x7f:
+		case c == ';', c == '#', c >= 0x80:
 			return false
 		}
 	}

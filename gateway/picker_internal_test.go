@@ -331,3 +331,52 @@ func BenchmarkPick(b *testing.B) {
 		}
 	}
 }
+
+func TestHashFindsATargetEvenWhereAllAreAboveTheirBound(t *testing.T) {
+	_, set := poolOf(t, Upstream{}, 1, 1)
+	pick := Hash{By: ByHeader("K")}.Over(set)
+	want := pick(keyed("k"))
+	for _, i := range set {
+		i.inFlight.Store(100) // of hedged attempts, which are not counted as requests
+	}
+	if got := pick(keyed("k")); got != want {
+		t.Errorf("picked %d, want %d, where the key belongs", got, want)
+	}
+}
+
+func TestInstanceSaysWhatATargetIs(t *testing.T) {
+	_, set := poolOf(t, Upstream{}, 7)
+	set[0].inFlight.Store(3)
+	set[0].latency.add(set[0].pool.now(), time.Second)
+	if i := set[0]; i.URL() != "http://10.0.0.1:8080" || i.Weight() != 7 || i.InFlight() != 3 || i.Latency() > time.Second || i.Latency() < time.Second/2 {
+		t.Errorf("instance = %s, %d, %d, %v", i.URL(), i.Weight(), i.InFlight(), i.Latency())
+	}
+}
+
+func TestWaitsDifferByATenthAtMost(t *testing.T) {
+	least, most := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := jittered(time.Minute)
+		least, most = min(least, d), max(most, d)
+	}
+	if least < 54*time.Second || most > 66*time.Second || most-least < 10*time.Second {
+		t.Errorf("waits from %v to %v, want from 54 to 66 seconds", least, most)
+	}
+	if got := jittered(3); got != 3 {
+		t.Errorf("jittered(3ns) = %v, want 3ns", got)
+	}
+}
+
+func TestNoTunnelBeginsOnceTheGatewayHasBegunToClose(t *testing.T) {
+	var all tunnels
+	one := new(tunnel)
+	if !all.add(one) || all.count() != 1 {
+		t.Fatal("the first tunnel was refused")
+	}
+	empty := all.wait()
+	if again := all.wait(); all.add(new(tunnel)) || again != empty {
+		t.Error("a tunnel began, or who waits twice does not wait for the same")
+	}
+	all.remove(one)
+	<-empty
+}

@@ -399,8 +399,11 @@ func classify(ctx context.Context, err error) breaker.Outcome {
 	return breaker.DefaultClassify(ctx, err)
 }
 
+var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
+
 // innermost stands right before what Wrap made of the transport. It notes what
-// is really sent, and tells the breaker when it was the client who failed.
+// is really sent, tells the breaker when it was the client who failed, and makes
+// up for what Wrap owes by the contract of a RoundTripper.
 type innermost struct {
 	target string
 	next   http.RoundTripper
@@ -417,5 +420,13 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
 		return nil, &readFailure{err}
 	}
-	return resp, err
+	switch {
+	case err != nil:
+		return nil, err
+	case resp == nil:
+		return nil, errNothing
+	case resp.Body == nil: // which those above would trip over
+		resp.Body = http.NoBody
+	}
+	return resp, nil
 }

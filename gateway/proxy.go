@@ -36,11 +36,45 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
 	t.tries.begin(t.upstream)
-	p.core.ServeHTTP(&t.answer, r.WithContext(t))
+	t.header = r.Header
+	in := r.WithContext(t)
+	in.Header = upgrade(r.Header)
+	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
 	}
 	return t.err
+}
+
+// upgrade returns what the core has to know of a header. It would copy the whole
+// of it, and search that for what was removed long ago.
+func upgrade(h http.Header) http.Header {
+	if u := h["Upgrade"]; u != nil {
+		return http.Header{"Connection": {"Upgrade"}, "Upgrade": u}
+	}
+	return nil
+}
+
+// outbound returns a copy of a header that was cleaned before, without what Use
+// has set and may not, and with room for what the gateway adds. The values are
+// shared.
+func outbound(h http.Header) http.Header {
+	const room = 2 // User-Agent and Grpc-Timeout; the rest stands in h already
+	out := make(http.Header, len(h)+room)
+	for name, values := range h {
+		switch {
+		case hopByHop(name), name == "Forwarded", name == "X-Forwarded-For", name == "X-Forwarded-Host", name == "X-Forwarded-Proto":
+		default:
+			out[name] = values
+		}
+	}
+	if u := h["Upgrade"]; u != nil {
+		out["Connection"], out["Upgrade"] = []string{"Upgrade"}, u
+	}
+	if hasToken(h["Te"], "trailers") {
+		out["Te"] = []string{"trailers"}
+	}
+	return out
 }
 
 // rewrite makes the request to the upstream. Its header has been cleaned before;
@@ -56,7 +90,8 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Host = ""     // the target's
 	out.Trailer = nil // what comes after the body has passed no check
-	out.Header[requestIDHeader] = t.exchange.id
+	out.Header = outbound(t.header)
+	out.Header[requestIDHeader] = t.exchange.id[:]
 	t.exchange.announce(out.Header)
 	if out.Body != nil {
 		t.body = &replay{src: out.Body, max: replayable(out)}
@@ -71,13 +106,8 @@ type outermost struct{ next http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := o.next.RoundTrip(req)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case resp == nil:
-		return nil, errNothing
-	case resp.Body == nil: // which the core would trip over
-		resp.Body = http.NoBody
 	}
 	resp.Request = req
 	t := tripOf(req.Context())
@@ -89,8 +119,6 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return resp, nil
 }
-
-var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
 
 // upstreamBody is the body of an answer on its way to the client.
 type upstreamBody struct {

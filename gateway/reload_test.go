@@ -366,3 +366,21 @@ func TestNothingIsLeftOfAThousandTunnels(t *testing.T) {
 		t.Errorf("%d tunnels, want 1000", got)
 	}
 }
+
+func TestZeroGatewayCanBeReloadedAndRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gw gateway.Gateway
+		running(t, &gw)
+		f := newFleet()
+		mustReload(t, &gw, planned(&gateway.Upstream{Name: "one", Targets: []string{"http://one"}, Wrap: f.wrap, Health: &gateway.Health{Path: "/healthz"}}))
+		time.Sleep(time.Minute)
+		if w := ask(&gw, http.MethodGet, "svc", "/one/"); w.Code != http.StatusOK {
+			t.Errorf("status = %d, want 200", w.Code)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.checks["one"]) < 5 {
+			t.Errorf("checks at %v, want one each ten seconds", f.checks["one"])
+		}
+	})
+}

@@ -39,7 +39,7 @@ type TargetStats struct {
 // Stats returns the present figures. It only reads.
 func (g *Gateway) Stats() Stats {
 	s := Stats{Tunnels: g.tunnels.count()}
-	for _, p := range g.plan.Load().pools {
+	for _, p := range g.present().pools {
 		s.Upstreams = append(s.Upstreams, p.stats())
 	}
 	return s

@@ -43,8 +43,10 @@ type trip struct {
 	route    *route
 	upstream *pool
 	exchange *exchange
-	limits   limits // that the client has set
-	http1    bool   // by which the client speaks
+	limits   limits      // that the client has set
+	header   http.Header // of the request, as Use has left it
+	told     [1]string   // how long the first attempt has
+	http1    bool        // by which the client speaks
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
@@ -90,10 +92,12 @@ func tripOf(ctx context.Context) *trip {
 
 // begin starts the trip of r, whose answer goes to w.
 func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip {
-	t := &trip{
-		route: rt, exchange: x, limits: limitsOf(r.Header), http1: r.ProtoMajor == 1,
-		answer: answer{ResponseWriter: w, bare: !r.ProtoAtLeast(1, 1)},
+	t := &x.first
+	if !x.begun.CompareAndSwap(false, true) {
+		t = new(trip)
 	}
+	t.route, t.exchange, t.limits, t.http1 = rt, x, limitsOf(r.Header), r.ProtoMajor == 1
+	t.answer.ResponseWriter, t.answer.bare = w, !r.ProtoAtLeast(1, 1)
 	timeout := t.limits.cap(rt.Timeout)
 	t.deadline = time.Now().Add(timeout)
 	t.Context, t.cancel = context.WithCancelCause(r.Context())
@@ -188,14 +192,14 @@ func (t *trip) abort(cause error) {
 	}
 }
 
-// send sends one attempt. Should its time end while it waits for the client, that
-// is the client's failure, and the Read has to end for the attempt to end.
+// send sends one attempt. Should its own time end while it waits for the client,
+// that is the client's failure, and the Read has to end for the attempt to end.
 func (t *trip) send(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	if body := t.exchange.body; body.unfinished() {
 		t.checks.Add(1)
 		stop := context.AfterFunc(req.Context(), func() {
 			defer t.checks.Done()
-			if body.waiting.Load() && !t.answered.Load() {
+			if body.waiting.Load() && !t.answered.Load() && t.Err() == nil {
 				t.starved.Store(true)
 				body.stop(broken)
 			}
