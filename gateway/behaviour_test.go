@@ -24,7 +24,7 @@ import (
 type probe struct {
 	name   string
 	send   string
-	answer string // default plainAnswer
+	answer string // default answer200
 	show   func(o observed) string
 	ours   string // what this gateway must show
 }
@@ -35,7 +35,7 @@ type observed struct {
 	client   string   // all that the client got
 }
 
-const plainAnswer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+const answer200 = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 
 // request returns the bytes of a request without a body that asks for the
 // connection's end, as all probes do.
@@ -55,31 +55,31 @@ var probes = []probe{
 	{"forged Forwarded", raw("Forwarded: for=6.6.6.6"), "", leaks("6.6.6.6"), "dropped"},
 	{"forged X_Forwarded_For", raw("X_Forwarded_For: 6.6.6.6"), "", leaks("6.6.6.6"), "dropped"},
 	{"Upgrade: h2c", raw("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"), "", leaks("h2c"), "dropped"},
-	{"hop-by-hop fields of a 101", handshakeBytes, switching, hops("101"), "101, dropped"},
-	{"hop-by-hop fields of a 103", raw(), hinting, hops("103"), "103, dropped"},
+	{"hop-by-hop fields of a 101", askUpgrade, answer101, hops("101"), "101, dropped"},
+	{"hop-by-hop fields of a 103", raw(), answer103, hops("103"), "103, dropped"},
 	{"Alt-Svc of the upstream", raw(), "HTTP/1.1 200 OK\r\nConnection: close\r\nAlt-Svc: h3=\":1\"\r\nContent-Length: 2\r\n\r\nok", returned("Alt-Svc:"), "dropped"},
 	{"?a=1;b=2", target("/?a=1;b=2"), "", arrives("?a=1;b=2"), "400"},
 	{"/a/%2e%2e/b", target("/a/%2e%2e/b"), "", arrives("/a/%2e%2e/b"), "400"},
 	{"/a%2Fb", target("/a%2Fb"), "", arrives("/a%2Fb"), "400"},
 	{"//a", target("//a"), "", arrives("//a"), "400"},
 	{"/a;x=1/b", target("/a;x=1/b"), "", arrives("/a;x=1/b"), "400"},
-	{"two Host fields", raw("Host: other"), "", answeredBy, "400"},
-	{"Content-Length and chunked", "POST /1 HTTP/1.1\r\nHost: svc\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + target("/2"), "", framing, "chunked, 2 requests"},
-	{"bare LF behind a chunk's size", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", "", answeredBy, "400"},
-	{"a folded field", raw("X-Fold: a", " b"), "", folding, "one line"},
-	{"130 fields", raw(strings.Repeat("X-A: 1\r\n", 127) + "X-A: 1"), "", answeredBy, "431"},
+	{"two Host fields", raw("Host: other"), "", observed.status, "400"},
+	{"Content-Length and chunked", "POST /1 HTTP/1.1\r\nHost: svc\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + target("/2"), "", observed.framing, "chunked, 2 requests"},
+	{"bare LF behind a chunk's size", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", "", observed.status, "400"},
+	{"a folded field", raw("X-Fold: a", " b"), "", observed.folding, "one line"},
+	{"130 fields", raw(strings.Repeat("X-A: 1\r\n", 127) + "X-A: 1"), "", observed.status, "431"},
 	{"trailers of a request", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-User\r\n\r\n5\r\nhello\r\n0\r\nX-User: root\r\n\r\n", "", leaks("root"), "dropped"},
 	{"unannounced trailers of an answer", raw("TE: trailers"), "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n", returned("X-Sum: 7"), "passed on"},
-	{"413 instead of 100 Continue", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno", answeredBy, "413"},
-	{"an answer that is cut off", raw(), "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", ending, "cut off"},
+	{"413 instead of 100 Continue", "POST / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno", observed.status, "413"},
+	{"an answer that is cut off", raw(), "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", observed.ending, "cut off"},
 }
 
 const (
-	handshakeBytes = "GET / HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	askUpgrade = "GET / HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-	switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\n" +
+	answer101 = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\r\n"
-	hinting = "HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nLink: </a.css>\r\n\r\n" + plainAnswer
+	answer103 = "HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nLink: </a.css>\r\n\r\n" + answer200
 )
 
 func target(t string) string {
@@ -89,8 +89,8 @@ func target(t string) string {
 // has is strings.Contains for text in which names of fields have any case.
 func has(text, s string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(s)) }
 
-// answeredBy shows the client's final status.
-func answeredBy(o observed) string {
+// status shows the client's final status.
+func (o observed) status() string {
 	r := bufio.NewReader(strings.NewReader(o.client))
 	for {
 		resp, err := http.ReadResponse(r, nil)
@@ -108,7 +108,7 @@ func leaks(s string) func(observed) string {
 	return func(o observed) string {
 		switch {
 		case len(o.upstream) == 0:
-			return answeredBy(o)
+			return o.status()
 		case has(o.upstream[0], s):
 			return "passed on"
 		}
@@ -133,13 +133,13 @@ func hops(code string) func(observed) string {
 		shown := code + ", dropped"
 		switch {
 		case !strings.Contains(o.client, "HTTP/1.1 "+code):
-			return answeredBy(o)
+			return o.status()
 		case kept && nominated:
 			shown = code + ", passed on"
 		case kept || nominated:
 			shown = code + ", some passed on"
 		}
-		if answeredBy(o) == "no answer" {
+		if o.status() == "no answer" {
 			shown += ", the rest lost"
 		}
 		return shown
@@ -150,7 +150,7 @@ func hops(code string) func(observed) string {
 func arrives(t string) func(observed) string {
 	return func(o observed) string {
 		if len(o.upstream) == 0 {
-			return answeredBy(o)
+			return o.status()
 		}
 		if got := strings.Fields(o.upstream[0])[1]; got != t && got != "/"+t {
 			return got
@@ -160,9 +160,9 @@ func arrives(t string) func(observed) string {
 }
 
 // framing shows which of two framings counted.
-func framing(o observed) string {
+func (o observed) framing() string {
 	if len(o.upstream) == 0 {
-		return answeredBy(o)
+		return o.status()
 	}
 	how := "length"
 	if !has(o.upstream[0], "Content-Length: 4") {
@@ -174,10 +174,10 @@ func framing(o observed) string {
 	return fmt.Sprintf("%s, %d requests", how, len(o.upstream))
 }
 
-func folding(o observed) string {
+func (o observed) folding() string {
 	switch {
 	case len(o.upstream) == 0:
-		return answeredBy(o)
+		return o.status()
 	case has(o.upstream[0], "\r\n b"):
 		return "as it is"
 	}
@@ -185,7 +185,7 @@ func folding(o observed) string {
 }
 
 // ending shows whether the client can tell that an answer is not whole.
-func ending(o observed) string {
+func (o observed) ending() string {
 	resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(o.client)), nil)
 	if err != nil {
 		return "no answer"
@@ -206,7 +206,7 @@ type upstream struct {
 }
 
 func newUpstream(t *testing.T) *upstream {
-	u := &upstream{answer: plainAnswer}
+	u := &upstream{answer: answer200}
 	u.url = rawBackend(t, func(c net.Conn, r *bufio.Reader) {
 		var got bytes.Buffer
 		req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(r, &got)))
@@ -233,7 +233,7 @@ func (u *upstream) observe(t *testing.T, addr string, p probe, wait time.Duratio
 	u.mu.Lock()
 	u.answer, u.got = p.answer, nil
 	if p.answer == "" {
-		u.answer = plainAnswer
+		u.answer = answer200
 	}
 	u.mu.Unlock()
 	c, err := net.Dial("tcp", addr)
