@@ -124,12 +124,12 @@ func (b *clientBody) failure() error {
 	return nil
 }
 
-// readFailure is what an attempt returns whose request body could not be read.
-// It counts as rejected, so that neither breaker nor retry blames the upstream.
-type readFailure struct{ error }
+// clientFailure is what an attempt returns that failed by the client. It counts as
+// rejected, so that neither breaker nor retry blames the upstream.
+type clientFailure struct{ error }
 
-func (e *readFailure) Unwrap() error  { return e.error }
-func (e *readFailure) Rejected() bool { return true }
+func (e *clientFailure) Unwrap() error  { return e.error }
+func (e *clientFailure) Rejected() bool { return true }
 
 var errNotReplayable = errors.New("gateway: the request body has been sent and cannot be sent again")
 

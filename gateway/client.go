@@ -18,7 +18,8 @@ const maxHops = 32
 // are never in the form of IPv6 ones, and there is no zone.
 //
 // It works for requests that a gateway has passed to Use, Handler, SplitBy or
-// Fallback, and knows the peer alone of others. The address is the zero one where
+// Fallback, and for copies of them whose context comes from theirs; of others it
+// knows the peer alone. The address is the zero one where
 // the peer has none, as on a Unix socket. It is safe for concurrent use.
 func ClientIP(r *http.Request) netip.Addr {
 	if x, ok := r.Context().Value(exchangeKey{}).(*exchange); ok {

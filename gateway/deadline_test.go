@@ -68,6 +68,25 @@ func TestEachAttemptIsToldHowLongTheGatewayWaits(t *testing.T) {
 	}
 }
 
+// A stranger who is in a hurry must not close a target for everybody.
+func TestDeadlineOfTheClientIsNotTheTargetsFault(t *testing.T) {
+	for _, line := range []string{"X-Request-Timeout: 5", "Grpc-Timeout: 5m"} {
+		synctest.Test(t, func(t *testing.T) {
+			s, attempts := hung(t, gateway.Upstream{Breaker: trippy()}, gateway.Route{})
+			for range 5 {
+				c := dialPipe(t, s)
+				c.send(t, "GET / HTTP/1.1", "Host: svc", line)
+				resp, body := c.response(t)
+				wantProblem(t, resp, body, http.StatusGatewayTimeout)
+			}
+			synctest.Wait()
+			if len(*attempts) != 5 {
+				t.Errorf("%s: %d attempts reached the target, want 5", line, len(*attempts))
+			}
+		})
+	}
+}
+
 // Once the headers have come there is no deadline any more, and nobody is told of
 // one that has passed.
 func TestContextOfAStreamHasNoDeadline(t *testing.T) {

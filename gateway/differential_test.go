@@ -125,12 +125,15 @@ func FuzzGatewayForwardsAsReverseProxyDoesSaveForItsPolicy(f *testing.F) {
 		{"POST /%61/b%20c HTTP/1.1\r\nHost: SVC:80\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n"},
 		{"PUT /x HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\nTrailer: X-U\r\n\r\n2\r\nhi\r\n0\r\nX-U: 1\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"},
 		{"GET / HTTP/1.1\r\nHost: svc\r\nConnection: X-A, close\r\nX-A: 1\r\nTE: trailers, gzip\r\nKeep-Alive: 5\r\nX_B: 1\r\nX-User-Id: root\r\n\r\n", "HTTP/1.1 200 OK\r\nConnection: X-B\r\nX-B: 1\r\nAlt-Svc: h3\r\nKeep-Alive: 5\r\nContent-Length: 0\r\n\r\n"},
-		{"GET /x/..%2fy HTTP/1.1\r\nHost: svc\r\n\r\n", ok}, {"GET //x HTTP/1.1\r\nHost: svc\r\n\r\n", ok}, {"GET /?a;b HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
+		{"GET /x/..%2fy HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
+		{"GET //x HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
+		{"GET /?a;b HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
 		{"HEAD http://other/x?%zz HTTP/1.1\r\nHost: svc\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"},
 		{"GET / HTTP/1.0\r\nForwarded: for=x\r\nX-Forwarded-For: 1.2.3.4\r\nUser-Agent: u\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n"},
 		{"GET / HTTP/1.1\r\nHost: svc\r\nConnection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n", "HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n"},
 		{"GET /caf%c3%a9 HTTP/1.1\r\nHost: [::1]:8080\r\nX-Folded: a\r\n b\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Late: 1\r\n\r\n"},
-		{"OPTIONS /x HTTP/1.1\r\nHost: a..b\r\n\r\n", ok}, {"TRACE / HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
+		{"OPTIONS /x HTTP/1.1\r\nHost: a..b\r\n\r\n", ok},
+		{"TRACE / HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
 	} {
 		f.Add(c[0], c[1])
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -147,6 +148,36 @@ func TestBlackHoleIs504ThenLeftAloneAndComesBack(t *testing.T) {
 		get(t, s.URL)
 		return gw.Stats().Upstreams[0].Targets[0].Requests > before
 	})
+}
+
+// A target that is slow keeps its requests for longer, and gets fewer for that.
+func TestSlowTargetGetsFewerRequestsByLoadAndByLatency(t *testing.T) {
+	for name, p := range map[string]gateway.Picker{"least loaded": gateway.LeastLoaded{}, "peak EWMA": gateway.PeakEWMA{}} {
+		t.Run(name, func(t *testing.T) {
+			slow, at := proxied(t, new(recorder))
+			quick := new(recorder)
+			gw := build(t, gateway.Upstream{Targets: []string{at, serve(t, quick).URL}, Picker: p}, everything)
+			s := serve(t, gw)
+			slow.Delay(netfault.Up, 50*time.Millisecond)
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() {
+					for range 50 {
+						resp, err := http.Get(s.URL)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						resp.Body.Close()
+					}
+				})
+			}
+			all.Wait()
+			if got := quick.count(); got < 120 {
+				t.Errorf("the quick target got %d of 200 requests, want most", got)
+			}
+		})
+	}
 }
 
 func TestHeaderTimeoutBoundsTheWaitForATargetThatHangs(t *testing.T) {

@@ -180,7 +180,8 @@ const (
 // between requests on one connection. It speaks HTTP/1.1, and HTTP/2 both over
 // TLS and, to clients that know beforehand, without. To serve TLS, from version
 // 1.2 on, add Certificates to TLSConfig, and ClientAuth with ClientCAs to demand
-// certificates of the clients. An addr without a host listens on every interface.
+// certificates of the clients. OPTIONS * is answered by the gateway, by 204. An addr
+// without a host listens on every interface.
 //
 // Shutdown of the server waits for requests but for no tunnels: call
 // [Gateway.Close] after it.
@@ -244,6 +245,7 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	}
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
+	x.upstream = rt.Upstream // of a split, forward says which
 
 	r = r.WithContext(x)
 	r.Header = header

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -54,6 +55,22 @@ func (e *edge) inbound(r *http.Request) http.Header {
 		h["Te"] = []string{"trailers"} // gRPC insists on it
 	}
 	return h
+}
+
+// outbound returns a copy of a header that Use has had: what concerns a connection
+// is the gateway's alone to say.
+func outbound(h http.Header) http.Header {
+	out := maps.Clone(h)
+	upgrade, te := h["Upgrade"], h["Te"]
+	removeHopByHop(out)
+	if len(upgrade) == 1 && upgrade[0] == "websocket" {
+		out["Connection"] = []string{"Upgrade"}
+		out["Upgrade"] = upgrade
+	}
+	if hasToken(te, "trailers") {
+		out["Te"] = []string{"trailers"}
+	}
+	return out
 }
 
 // inboundRoom is for the fields that the gateway sets.

@@ -60,6 +60,35 @@ func TestWhatTheGatewayOrUseSetsCannotBeNominatedAway(t *testing.T) {
 	}
 }
 
+// P1, P10: Use is trusted with what it says, not with the connection.
+func TestHopByHopFieldsThatUseSetsDoNotReachTheUpstream(t *testing.T) {
+	backend := new(recorder)
+	use := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header["Connection"] = []string{"Upgrade, X-Nominated", "close"}
+			r.Header["Upgrade"] = []string{"h2c"}
+			r.Header["X-Nominated"] = []string{"1"}
+			r.Header["Te"] = []string{"gzip, trailers"}
+			r.Header["X-Kept"] = []string{"1"}
+			next.ServeHTTP(w, r)
+			if r.Header.Get("X-Kept") != "1" || r.Header.Get("Upgrade") != "h2c" || r.Header.Get("X-Request-Timeout") != "" {
+				t.Errorf("Use sees %v afterwards, want what it has set", r.Header)
+			}
+		})
+	}
+	s := front(t, backend, gateway.Upstream{}, gateway.Route{Pattern: "/", Use: []func(http.Handler) http.Handler{use}})
+	exchange(t, s, "GET / HTTP/1.1", "Host: svc")
+	got, _ := backend.last(t)
+	for _, name := range []string{"Connection", "Upgrade", "X-Nominated"} {
+		if v := got.Header[name]; v != nil {
+			t.Errorf("upstream sees %s: %q, want it removed", name, v)
+		}
+	}
+	if got.Header.Get("Te") != "trailers" || got.Header.Get("X-Kept") != "1" {
+		t.Errorf("upstream sees %v, want Te: trailers and X-Kept: 1", got.Header)
+	}
+}
+
 // P3, P6.
 func TestForwardedFieldsOfTheClientAreReplaced(t *testing.T) {
 	backend := new(recorder)

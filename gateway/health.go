@@ -128,7 +128,10 @@ func (p *pool) attend(ctx context.Context, i *Instance) {
 			continue
 		}
 		if v.note(err == nil, h) {
-			p.sicken(i, v.sick, err)
+			_ = p.safely("Picker", func() error {
+				p.sicken(i, v.sick, err)
+				return nil
+			})
 		}
 		timer.Reset(jittered(h.Interval))
 	}

@@ -129,9 +129,6 @@ func TestEjectionFollowsItsModel(t *testing.T) {
 						t.Fatalf("target %d out = %v after %v, want %v; %+v", k, got, now, ejected, m)
 					}
 				}
-				if v.panics != (m.out(now) == n) {
-					t.Fatalf("panics = %v with %d of %d ejected", v.panics, m.out(now), n)
-				}
 			}
 		}
 		if ejections < 300 || refused < 100 {
@@ -169,7 +166,7 @@ func TestOutcomeOfAnAttempt(t *testing.T) {
 		"501":             {t.Context(), 501, nil, breaker.Success},
 		"error":           {t.Context(), 0, errors.New("refused"), breaker.Failure},
 		"the client left": {gone, 0, context.Canceled, breaker.Ignored},
-		"its body failed": {t.Context(), 0, &readFailure{errors.New("broken")}, breaker.Ignored},
+		"its body failed": {t.Context(), 0, &clientFailure{errors.New("broken")}, breaker.Ignored},
 	} {
 		if got := outcome(c.ctx, &http.Response{StatusCode: c.status}, c.err); got != c.want {
 			t.Errorf("%s: outcome = %v, want %v", name, got, c.want)

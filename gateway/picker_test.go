@@ -2,7 +2,10 @@ package gateway_test
 
 import (
 	"net/http"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/parley-go/parley/gateway"
 )
@@ -64,5 +67,38 @@ func TestMoreAttemptsThanTargetsBeginAgain(t *testing.T) {
 	times(gw, 1)
 	if got := f.take(); got["a"] != 3 {
 		t.Errorf("requests = %v, want all 3 attempts to the only target", got)
+	}
+}
+
+// once picks by itself from the first view, and then does what it must not.
+type once struct {
+	views *atomic.Int64
+	then  func() func(*http.Request) int
+}
+
+func (o once) Over([]*gateway.Instance) func(*http.Request) int {
+	if o.views.Add(1) > 1 {
+		return o.then()
+	}
+	return func(*http.Request) int { return 0 }
+}
+
+func TestPickerThatBreaksItsContractLaterHarmsNoRequest(t *testing.T) {
+	for name, then := range map[string]func() func(*http.Request) int{
+		"nil":   func() func(*http.Request) int { return nil },
+		"panic": func() func(*http.Request) int { panic("in Over") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, a := newFleet(), &answers{say: targets("http://a", "http://b")}
+				gw := resolved(t, a, f, gateway.Upstream{Picker: once{new(atomic.Int64), then}})
+				running(t, gw)
+				a.set(targets("http://a", "http://c"))
+				time.Sleep(time.Minute) // into the second view
+				if got := times(gw, 4); got[200] != 4 {
+					t.Errorf("statuses = %v, want 4 of 200", got)
+				}
+			})
+		})
 	}
 }

@@ -198,8 +198,10 @@ func TestBuilderNamesWhatIsWrongWithItsOwnSettings(t *testing.T) {
 		b    gateway.Builder
 		want string
 	}{
-		{b, "TrustedProxies: the prefix at 0 is the zero one"}, {b, `IdentityHeaders: "X User" is neither`},
-		{b2, `IdentityHeaders: "*" is neither`}, {b3, `IdentityHeaders: "X-*-Y" is neither`},
+		{b, "TrustedProxies: the prefix at 0 is the zero one"},
+		{b, `IdentityHeaders: "X User" is neither`},
+		{b2, `IdentityHeaders: "*" is neither`},
+		{b3, `IdentityHeaders: "X-*-Y" is neither`},
 	} {
 		if _, err := c.b.Build(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Build() = %v, want %q", err, c.want)

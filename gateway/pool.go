@@ -32,7 +32,7 @@ type pool struct {
 	inFlight atomic.Int64 // requests
 	retired  atomic.Bool  // a Reload has taken it out
 
-	mu      sync.Mutex // of ejections and of changes of the set, never held in the user's code
+	mu      sync.Mutex // of ejections; never held in the user's code
 	set     atomic.Pointer[[]*Instance]
 	version atomic.Uint64 // of what view is made of
 	view    atomic.Pointer[view]
@@ -46,7 +46,6 @@ type view struct {
 	pick    func(*http.Request) int // an index of usable
 	tags    map[string]int          // an index of usable by the value of a sticky cookie
 	until   int64                   // when an ejection ends, on the pool's clock; 0 if there is none
-	panics  bool                    // usable is all there are, since none is healthy
 }
 
 // newPool makes the pool of u, or says what is wrong with u.
@@ -151,7 +150,7 @@ func (p *pool) look(version uint64) *view {
 		if p.RefuseUnhealthy || len(set) == 0 {
 			return v
 		}
-		v.usable, v.panics = set, true
+		v.usable = set
 	}
 	v.pick = p.picker.Over(v.usable)
 	if p.Sticky != nil {
@@ -198,7 +197,14 @@ func (p *pool) current() *view {
 func (p *pool) enter() { p.inFlight.Add(1) }
 
 func (p *pool) leave() {
-	if p.inFlight.Add(-1) == 0 && p.retired.Load() {
+	if p.inFlight.Add(-1) == 0 {
+		p.tidy()
+	}
+}
+
+// tidy closes what a pool has left that is retired and idle.
+func (p *pool) tidy() {
+	if p.retired.Load() {
 		p.transport.CloseIdleConnections()
 	}
 }
@@ -279,6 +285,9 @@ func (p *pool) first(v *view, t *trip, req *http.Request) int {
 	}
 	n := len(v.usable)
 	pick := func() int {
+		if v.pick == nil { // nothing came of Over
+			return 0
+		}
 		if i := v.pick(req); i >= 0 && i < n {
 			return i
 		}
@@ -321,6 +330,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 	case breaker.Failure:
 		i.failures.Add(1)
 		i.latency.add(now, max(took, latencyOfFailure))
+	case breaker.Ignored: // says nothing about the target
 	}
 	p.judge(i, o)
 	t.tries.add(i, resp)
@@ -417,8 +427,8 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.exchange.target = i.target
 	t.tries.mu.Unlock()
 	resp, err := t.send(req, i.next)
-	if err != nil && (t.exchange.body.failure() != nil || t.starved.Load()) {
-		return nil, &readFailure{err}
+	if err != nil && t.blameless() {
+		return nil, &clientFailure{err}
 	}
 	switch {
 	case err != nil:

@@ -35,46 +35,22 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
-	t.tries.begin(t.upstream)
+	// The core gets a request without header and path values, so that it need not
+	// copy them and clean the copy: rewrite puts the cleaned header in its place.
+	// Nor does it get trailers: what comes after the body has passed no check.
+	in := new(http.Request).WithContext(t)
+	in.Method, in.URL, in.Proto, in.ProtoMajor, in.ProtoMinor = r.Method, r.URL, r.Proto, r.ProtoMajor, r.ProtoMinor
+	in.Pattern, in.Body, in.ContentLength, in.TransferEncoding, in.RemoteAddr = r.Pattern, r.Body, r.ContentLength, r.TransferEncoding, r.RemoteAddr
 	t.header = r.Header
-	in := r.WithContext(t)
-	in.Header = upgrade(r.Header)
+	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
+		t.header = outbound(r.Header)
+	}
+	t.tries.begin(t.upstream)
 	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
 	}
 	return t.err
-}
-
-// upgrade returns what the core has to know of a header. It would copy the whole
-// of it, and search that for what was removed long ago.
-func upgrade(h http.Header) http.Header {
-	if u := h["Upgrade"]; u != nil {
-		return http.Header{"Connection": {"Upgrade"}, "Upgrade": u}
-	}
-	return nil
-}
-
-// outbound returns a copy of a header that was cleaned before, without what Use
-// has set and may not, and with room for what the gateway adds. The values are
-// shared.
-func outbound(h http.Header) http.Header {
-	const room = 2 // User-Agent and Grpc-Timeout; the rest stands in h already
-	out := make(http.Header, len(h)+room)
-	for name, values := range h {
-		switch {
-		case hopByHop(name), name == "Forwarded", name == "X-Forwarded-For", name == "X-Forwarded-Host", name == "X-Forwarded-Proto":
-		default:
-			out[name] = values
-		}
-	}
-	if u := h["Upgrade"]; u != nil {
-		out["Connection"], out["Upgrade"] = []string{"Upgrade"}, u
-	}
-	if hasToken(h["Te"], "trailers") {
-		out["Te"] = []string{"trailers"}
-	}
-	return out
 }
 
 // rewrite makes the request to the upstream. Its header has been cleaned before;
@@ -88,9 +64,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 		Scheme: "http", Host: t.upstream.name,
 		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
-	out.Host = ""     // the target's
-	out.Trailer = nil // what comes after the body has passed no check
-	out.Header = outbound(t.header)
+	out.Header = t.header
 	out.Header[requestIDHeader] = t.exchange.id[:]
 	t.exchange.announce(out.Header)
 	if out.Body != nil {

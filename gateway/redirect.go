@@ -34,19 +34,19 @@ func newRedirect(to Redirect, p pattern) (rd redirect, err error) {
 		rd.status = http.StatusTemporaryRedirect
 	}
 	if !slices.Contains([]int{301, 302, 303, 307, 308}, rd.status) {
-		return rd, fmt.Errorf("Status %d is none of 301, 302, 303, 307 and 308", rd.status)
+		return rd, fmt.Errorf("status %d is none of 301, 302, 303, 307 and 308", rd.status)
 	}
 	path := to.To
 	if scheme, after, ok := strings.Cut(path, "://"); ok {
 		host, _, _ := strings.Cut(after, "/")
 		if scheme != "http" && scheme != "https" || !validHost(host) {
-			return rd, errors.New("To is neither a path nor an http or https URL with host and path")
+			return rd, errors.New("it leads neither to a path nor to an http or https URL with host and path")
 		}
 		rd.origin = scheme + "://" + host
 		path = after[len(host):]
 	}
 	if rd.path, err = parseRewrite(path, p); err != nil {
-		return rd, fmt.Errorf("To: %w", err)
+		return rd, fmt.Errorf("path %q: %w", path, err)
 	}
 	return rd, nil
 }

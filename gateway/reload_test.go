@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ import (
 // planned is a Builder of upstreams, each behind a route of its name.
 func planned(upstreams ...*gateway.Upstream) *gateway.Builder {
 	var b gateway.Builder
+	b.Logger(slog.New(slog.DiscardHandler))
 	for _, u := range upstreams {
 		b.Upstream(u)
 		b.Route(gateway.Route{Pattern: "/" + u.Name + "/{rest...}", Upstream: u.Name})
@@ -110,13 +112,11 @@ func TestRequestUnderWayEndsByTheOldPlanAndItsConnectionIsClosed(t *testing.T) {
 		_, _ = io.WriteString(w, "ended")
 	}))
 	backend.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-		switch s {
-		case http.StateNew:
+		if s == http.StateNew {
 			open.Add(1)
-		case http.StateClosed:
-			if open.Add(-1) == 0 {
-				close(closed)
-			}
+		}
+		if s == http.StateClosed && open.Add(-1) == 0 {
+			close(closed)
 		}
 	}
 	backend.Start()
@@ -155,8 +155,8 @@ func TestFiftyReloadsUnderLoadFailNoRequest(t *testing.T) {
 	}
 	gw := mustBuild(t, next())
 	s := serve(t, gw)
+	goroutines, files := runtime.NumGoroutine(), descriptors()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	defer client.CloseIdleConnections()
 	ctx, stop := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() { _ = gw.Run(ctx) })
@@ -189,6 +189,11 @@ func TestFiftyReloadsUnderLoadFailNoRequest(t *testing.T) {
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed, want none", failed.Load(), served.Load())
 	}
+	client.CloseIdleConnections()
+	gw.CloseIdleConnections() // of the last pools alone
+	eventually(t, "the connections and checkers of 50 pools are gone", func() bool {
+		return runtime.NumGoroutine() <= goroutines && descriptors() <= files
+	})
 }
 
 // P46.

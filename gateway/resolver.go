@@ -122,6 +122,7 @@ const resolveTimeout = 10 * time.Second
 
 // run does what Gateway.Run does for one pool.
 func (p *pool) run(ctx context.Context) {
+	defer p.tidy() // of what the last checks have left
 	var all sync.WaitGroup
 	defer all.Wait()
 	if p.Resolver != nil {
@@ -170,16 +171,15 @@ func (p *pool) resolve(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		var targets []Target
-		err := p.safely("Resolver", func() (err error) {
+		err := p.safely("Resolver or Picker", func() error {
 			within, cancel := context.WithTimeout(ctx, resolveTimeout)
 			defer cancel()
-			targets, err = p.Resolver.Resolve(within)
-			return err
+			targets, err := p.Resolver.Resolve(within)
+			if err != nil {
+				return err
+			}
+			return p.regroupTo(targets)
 		})
-		if err == nil {
-			err = p.regroupTo(targets)
-		}
 		switch {
 		case err == nil:
 			again = time.Second

@@ -27,13 +27,14 @@ type Route struct {
 
 	// Header names fields that a request must have, with the value that each must
 	// have, by case, or "*" for any. Those that the gateway drops are a fault.
-	// Query does the same for the parameters of the query.
-	//
-	// What any route asks for in this way may stand in a request once only. All
+	// What any route asks for in this way may stand in a request once only: all
 	// requests that repeat it are answered by 400, since the upstream may go by
-	// another one than the gateway.
+	// another one than the gateway. Default: none.
 	Header map[string]string
-	Query  map[string]string
+
+	// Query does for the parameters of the query what Header does for fields.
+	// Default: none.
+	Query map[string]string
 
 	// Upstream is the Name of the upstream that answers.
 	Upstream string
@@ -67,7 +68,8 @@ type Route struct {
 	// attempts, the waits between them, and the sending of the request body as
 	// far as the upstream waits for it. Streams and WebSockets may last longer.
 	// Clients may ask for less by X-Request-Timeout, in milliseconds, or by
-	// Grpc-Timeout. Default 30 seconds. Negative is a fault.
+	// Grpc-Timeout; no breaker counts what ends by that. Default 30 seconds.
+	// Negative is a fault.
 	Timeout time.Duration
 
 	// IdleTimeout bounds silence: of a client that owes the rest of its body until
@@ -306,5 +308,6 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	x.fallback = true
 	r = r.WithContext(r.Context())
 	r.Body, r.ContentLength = http.NoBody, 0
+	r.Header = r.Header.Clone() // an attempt that was given up may read it still
 	rt.Fallback.ServeHTTP(w, r)
 }

@@ -13,9 +13,9 @@ import (
 // that match a request one is the most specific, and the walk from literal to
 // wildcard to rest meets it first. A nil table has no routes.
 type table struct {
-	hosts    map[string]*node // the routes without a host at ""
-	suffixes bool             // some host is a *.name
-	reads    reads
+	hosts map[string]*node // the routes without a host at ""
+	below map[string]*node // those of *.name at .name
+	reads reads
 }
 
 type node struct {
@@ -30,15 +30,19 @@ type node struct {
 type leaf map[string][]*route
 
 func newTable(routes []*route) *table {
-	t := &table{hosts: make(map[string]*node)}
+	t := &table{hosts: make(map[string]*node), below: make(map[string]*node)}
 	for _, rt := range routes {
-		n := t.hosts[rt.pattern.host]
+		host, suffix := strings.CutPrefix(rt.pattern.host, "*")
+		trees := t.hosts
+		if suffix {
+			trees = t.below
+		}
+		n := trees[host]
 		if n == nil {
 			n = new(node)
-			t.hosts[rt.pattern.host] = n
+			trees[host] = n
 		}
 		n.add(rt.pattern.segments, rt)
-		t.suffixes = t.suffixes || strings.HasPrefix(rt.pattern.host, "*.")
 		t.reads.add(rt.conditions)
 	}
 	return t
@@ -170,16 +174,14 @@ func (t *table) of(host string) iter.Seq[*node] {
 		if n := t.hosts[host]; n != nil && host != "" && !yield(n) {
 			return
 		}
-		if t.suffixes {
-			for i := strings.IndexByte(host, '.'); i >= 0; {
-				if n := t.hosts["*"+host[i:]]; n != nil && !yield(n) {
+		if len(t.below) > 0 {
+			for i := range len(host) {
+				if host[i] != '.' {
+					continue
+				}
+				if n := t.below[host[i:]]; n != nil && !yield(n) {
 					return
 				}
-				next := strings.IndexByte(host[i+1:], '.')
-				if next < 0 {
-					break
-				}
-				i += 1 + next
 			}
 		}
 		if n := t.hosts[""]; n != nil {

@@ -36,7 +36,7 @@ var finds = []struct {
 	{"static", "svc", "/static17/list", nil, "GET /static17/list"},
 	{"one wildcard", "svc", "/one17/4711", nil, "GET /one17/{id}"},
 	{"two wildcards", "svc", "/two17/4711/items/12", nil, "GET /two17/{a}/items/{b}"},
-	{"wildcard host", "a.b.tenant3.example", "/x/y/z", nil, "*.tenant3.example/{rest...}"},
+	{"wildcard host", "a-name-that-fills-a-buffer-and-more.b.tenant3.example", "/x/y/z", nil, "*.tenant3.example/{rest...}"},
 	{"condition", "svc", "/canary/1", http.Header{"X-Canary": {"3"}}, "GET /canary/{id}"},
 }
 

@@ -31,6 +31,13 @@ func (t *trip) late() bool {
 	return late
 }
 
+// blameless reports whether an attempt that has failed says nothing of its target:
+// the client did not send its body, or gave less time than the route does. Who
+// may hurry the gateway must not be able to close a target for all others.
+func (t *trip) blameless() bool {
+	return t.starved.Load() || t.exchange.body.failure() != nil || t.hurried && t.late()
+}
+
 // trip is the way of one request to its upstream and back, and the context of
 // that way. It ends by the route's Timeout only until the answer's headers have
 // come, so that streams and tunnels may last, yet it names the deadline until
@@ -43,15 +50,16 @@ type trip struct {
 	route    *route
 	upstream *pool
 	exchange *exchange
-	limits   limits      // that the client has set
-	header   http.Header // of the request, as Use has left it
-	told     [1]string   // how long the first attempt has
-	http1    bool        // by which the client speaks
+	limits   limits    // that the client has set
+	hurried  bool      // by these: it has less than the route grants
+	told     [1]string // how long the first attempt has
+	http1    bool      // by which the client speaks
 	cancel   context.CancelCauseFunc
 	answer   answer
 	arriving upstreamBody
-	body     *replay  // nil where the request has none
-	at       location // that the upstream sees
+	body     *replay     // nil where the request has none
+	at       location    // that the upstream sees
+	header   http.Header // likewise
 	tries    tries
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	tunnel   io.Closer   // the connection of a 101; nil elsewhere
@@ -99,6 +107,7 @@ func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip
 	t.route, t.exchange, t.limits, t.http1 = rt, x, limitsOf(r.Header), r.ProtoMajor == 1
 	t.answer.ResponseWriter, t.answer.bare = w, !r.ProtoAtLeast(1, 1)
 	timeout := t.limits.cap(rt.Timeout)
+	t.hurried = timeout < rt.Timeout
 	t.deadline = time.Now().Add(timeout)
 	t.Context, t.cancel = context.WithCancelCause(r.Context())
 	if !x.enter(t) {

@@ -74,7 +74,9 @@ type Upstream struct {
 	// instead. Default: the system's authorities.
 	TLS *tls.Config
 
-	// Retry repeats what has failed, as [retry.Policy.Transport] describes.
+	// Retry repeats what has failed, as [retry.Policy.Transport] describes. Its
+	// AttemptTimeout includes the sending of the body; a client that is too slow
+	// for it is answered by 408.
 	// A request body is sent again if its first 64 KiB are all of it and the
 	// method or an Idempotency-Key allows it, or if nothing of it was read.
 	// Default: each request is tried once.
@@ -93,9 +95,8 @@ type Upstream struct {
 	// Default: no breakers.
 	//
 	// Without Classify, status 429 counts as a success: it tells one client of its
-	// own quota. Leave SlowCall and WholeBody, and AttemptTimeout of Retry, unset
-	// where strangers send large bodies: who is slow at that counts against the
-	// target.
+	// own quota. Leave SlowCall and WholeBody unset where strangers send large
+	// bodies: who is slow at that counts against the target.
 	Breaker *breaker.Config
 
 	// Wrap puts a RoundTripper around the transport, such as that of a tracer or
@@ -215,8 +216,13 @@ func (u *Upstream) faults() (faults []string) {
 		name  string
 		value time.Duration
 	}{
-		{"Refresh", u.Refresh}, {"SlowStart", u.SlowStart}, {"DialTimeout", u.DialTimeout}, {"KeepAlive", u.KeepAlive},
-		{"HeaderTimeout", u.HeaderTimeout}, {"ContinueTimeout", u.ContinueTimeout}, {"IdleTimeout", u.IdleTimeout},
+		{"Refresh", u.Refresh},
+		{"SlowStart", u.SlowStart},
+		{"DialTimeout", u.DialTimeout},
+		{"KeepAlive", u.KeepAlive},
+		{"HeaderTimeout", u.HeaderTimeout},
+		{"ContinueTimeout", u.ContinueTimeout},
+		{"IdleTimeout", u.IdleTimeout},
 	} {
 		if d.value < 0 {
 			fault("%s %v is negative", d.name, d.value)

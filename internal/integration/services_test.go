@@ -51,7 +51,7 @@ func TestComposeFileBindsLoopbackAndPinsImages(t *testing.T) {
 	if err := yaml.Unmarshal(text, &file); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"rabbitmq", "redis", "postgres", "jaeger", "zipkin"} {
+	for _, name := range []string{"rabbitmq", "redis", "postgres", "jaeger", "zipkin", "kafka", "elasticmq"} {
 		s, ok := file.Services[name]
 		if !ok {
 			t.Errorf("service %s is missing", name)

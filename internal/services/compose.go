@@ -18,15 +18,23 @@ const (
 )
 
 // compose returns the way that starts a service of the compose file in a Docker
-// engine, as a project of its own and on a port that the engine picks.
+// engine, as a project of its own and on a port that the engine picks, or we where the server
+// has to know it.
 func compose(file string) way {
 	return func(ctx context.Context, s Service, say func(string)) (*found, error) {
 		if file == "" {
 			return nil, errors.New("no compose.yaml")
 		}
-		c := composed{file, s.Name, fmt.Sprintf("parley-%s-%d", s.Name, os.Getpid())}
+		c := composed{file: file, name: s.Name, project: fmt.Sprintf("parley-%s-%d", s.Name, os.Getpid())}
 		if err := engine(ctx); err != nil {
 			return nil, err
+		}
+		if s.advertises {
+			port, err := freePort(ctx)
+			if err != nil {
+				return nil, err
+			}
+			c.port = strconv.Itoa(port)
 		}
 		say(s.Name + ": starting its container")
 		f, err := c.up(ctx, s)
@@ -52,7 +60,12 @@ func engine(ctx context.Context) error {
 }
 
 // A composed is one service of a compose file, in a project of its own.
-type composed struct{ file, name, project string }
+type composed struct {
+	file, name, project string
+
+	// port is the port of this machine. Empty leaves the choice to the engine.
+	port string
+}
 
 func (c composed) up(ctx context.Context, s Service) (*found, error) {
 	pull, cancel := context.WithTimeout(ctx, pullCap)
@@ -96,8 +109,8 @@ func (c composed) down(ctx context.Context) error {
 }
 
 func (c composed) run(ctx context.Context, args ...string) (string, error) {
-	// Set but empty: the file then leaves the choice of the port to the engine.
-	env := append(os.Environ(), "PARLEY_"+strings.ToUpper(c.name)+"_PORT=")
+	// Set also when it is empty: unset means the usual port.
+	env := append(os.Environ(), "PARLEY_"+strings.ToUpper(c.name)+"_PORT="+c.port)
 	return docker(ctx, env, append([]string{"compose", "--file", c.file, "--project-name", c.project}, args...)...)
 }
 

@@ -16,7 +16,7 @@ func fakeDocker(t *testing.T, script string) (calls string) {
 	t.Helper()
 	dir := t.TempDir()
 	calls = filepath.Join(dir, "calls")
-	text := "#!/bin/sh\necho \"$@\" port=[${PARLEY_REDIS_PORT-unset}] >>" + calls + "\n" + script
+	text := "#!/bin/sh\necho \"$@\" port=[${PARLEY_REDIS_PORT-${PARLEY_KAFKA_PORT-unset}}] >>" + calls + "\n" + script
 	if err := os.WriteFile(filepath.Join(dir, "docker"), []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -77,5 +77,28 @@ func TestWithoutADockerEngineComposeSaysSo(t *testing.T) {
 				t.Errorf("compose() = %v, want %s", err, c.want)
 			}
 		})
+	}
+}
+
+// Kafka sends its clients to the address that it is told, so the engine must not pick
+// another port than the one in the file's variable.
+func TestAServerThatTellsItsClientsWhereItIsKnowsItsPortBeforeItStarts(t *testing.T) {
+	addr := serve(t, kafkaServer("\x00\x00\x00\x00\x00\x00", kafkaBroker("127.0.0.1")))
+	calls := fakeDocker(t, `case "$*" in *" port kafka 9092") echo `+addr.String()+`;; esac`)
+	f, err := compose("compose.yaml")(t.Context(), Kafka(), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.stop(t.Context()); err != nil {
+		t.Errorf("stop = %v, want nil", err)
+	}
+	ports := make(map[string]bool)
+	for line := range strings.Lines(read(t, calls)) {
+		if _, port, _ := strings.Cut(strings.TrimSpace(line), "port=["); strings.HasPrefix(line, "compose --file") {
+			ports[strings.TrimSuffix(port, "]")] = true
+		}
+	}
+	if len(ports) != 1 || ports[""] || ports["unset"] {
+		t.Errorf("docker is called with the ports %v, want one, and the same, for up, port and down", ports)
 	}
 }

@@ -1,8 +1,8 @@
 // Package services keeps the tests that need a real server from depending on
 // what happens to run on a machine. It finds or starts RabbitMQ, Redis,
-// PostgreSQL, Jaeger and Zipkin, tells the tests where they are, and stops what it
-// started. It
-// belongs to this repository's tests; no package of the library imports it.
+// PostgreSQL, Jaeger, Zipkin, Kafka and ElasticMQ, tells the tests where they are,
+// and stops what it started. It belongs to this repository's tests; no package of
+// the library imports it.
 //
 //	node, err := services.RabbitMQ().Start(ctx, t.TempDir())
 //	...                        // publish to node.URL()
@@ -22,10 +22,11 @@
 //  3. a Docker engine runs: compose.yaml of internal/integration, through
 //     docker compose
 //  4. its program is installed, or can be, since we are root on Debian, or its
-//     source or its Java archive can be had: it is run on a free port with a data
+//     source or its Java archives can be had: it is run on a free port with a data
 //     directory of its own
 //
-// and otherwise says why each of them failed. Three variables steer it:
+// and otherwise says why each of them failed. A Python client that tests drive
+// against a server that was come by is installed likewise. Three variables steer it:
 //
 //	PARLEY_SERVICES  which to look for: names with commas between, all, or none.
 //	                 Default all.

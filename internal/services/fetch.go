@@ -40,8 +40,8 @@ func cached(name string) (string, error) {
 	return path, err
 }
 
-// fetchInto has get write a file, and puts it into the cache as name when it is
-// complete. get may use the directory that the file is in.
+// fetchInto has get write a file or a directory, and puts it into the cache as name
+// when it is complete. get may use the directory that it is in.
 func fetchInto(ctx context.Context, name string, get func(ctx context.Context, file string) error) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, fetchCap, fmt.Errorf("not fetched within %v", fetchCap))
 	defer cancel()
@@ -66,7 +66,11 @@ func fetchInto(ctx context.Context, name string, get func(ctx context.Context, f
 		}
 		return err
 	}
-	return os.Rename(file, filepath.Join(cache, name))
+	err = os.Rename(file, filepath.Join(cache, name))
+	if errors.Is(err, os.ErrExist) {
+		return nil // another has fetched the same directory meanwhile
+	}
+	return err
 }
 
 // buildInto builds a package of a module's version, and puts it into the cache as

@@ -127,6 +127,56 @@ func TestZipkinWithoutJavaIsInstalledFirst(t *testing.T) {
 	}
 }
 
+// A mvn that copies the artefact of the project it is run in.
+const mavenScript = `
+set -e
+artefact=$(/bin/sed -n 's/.*<artifactId>\([^<]*\)<.artifactId><version>\([^<]*\)<.*/\1-\2/p' pom.xml)
+for a; do case "$a" in -DoutputDirectory=*) out="${a#*=}"; /bin/mkdir "$out"; echo jar >"$out/$artefact.jar";; esac; done`
+
+func TestKafkaAndElasticMQAreFetchedWithMaven(t *testing.T) {
+	for _, tt := range []struct {
+		service  Service
+		dir, jar string
+	}{
+		{Kafka(), "kafka-" + kafkaVersion, "kafka_2.13-" + kafkaVersion},
+		{SQS(), "elasticmq-" + elasticVersion, "elasticmq-server_2.13-" + elasticVersion},
+	} {
+		cache := fakes(t, map[string]string{"java": "", "mvn": mavenScript})
+		if _, err := tt.service.find(); err == nil {
+			t.Fatal("find() found it before it was fetched")
+		}
+		for range 2 { // the second is one of two runs at once that comes last
+			var said []string
+			if err := tt.service.fetch(t.Context(), func(line string) { said = append(said, line) }); err != nil {
+				t.Fatal(err)
+			}
+			path, err := tt.service.find()
+			if err != nil || read(t, filepath.Join(path, tt.jar+".jar")) != "jar\n" || left(t, cache) != tt.dir {
+				t.Errorf("%s: find() = %s, %v, leaving %s, want the jars of %s alone", tt.service.Name, path, err, left(t, cache), tt.jar)
+			}
+			if len(said) != 1 || !strings.HasPrefix(said[0], tt.service.Name+": fetching version ") {
+				t.Errorf("%s: said %q, want one line", tt.service.Name, said)
+			}
+		}
+	}
+}
+
+func TestAServerOfJarsWithoutJavaIsInstalledFirst(t *testing.T) {
+	fakes(t, nil) // not even apt-get
+	for _, s := range []Service{Kafka(), SQS()} {
+		if _, err := s.find(); err == nil {
+			t.Errorf("%s: find() without java = nil, want an error", s.Name)
+		}
+		err := s.fetch(t.Context(), quiet)
+		if err == nil || !strings.Contains(err.Error(), "openjdk-17-jre-headless maven is not installed") {
+			t.Errorf("%s: fetch() = %v, want it to name the packages", s.Name, err)
+		}
+		if _, err := s.launch(t.Context(), t.TempDir(), 1); err == nil {
+			t.Errorf("%s: launch() without java = nil, want an error", s.Name)
+		}
+	}
+}
+
 func TestAServiceThatIsFetchedIsNotInstalled(t *testing.T) {
 	s := Redis()
 	s.find = func() (string, error) { return "", os.ErrNotExist }
@@ -155,6 +205,11 @@ func TestHTTPServersGreetWithTheirOwnAnswer(t *testing.T) {
 		{Zipkin(), 200, `{}`, "", "is not a Zipkin"},
 		{Zipkin(), 200, `<html>`, "", "not answered with JSON"},
 		{Zipkin(), 500, ``, "", "is answered 500 Internal Server Error"},
+		{SQS(), 200, `{"QueueUrls":[]}`, "", ""},
+		{SQS(), 200, `{}`, "", "is not an SQS"},
+		{SQS(), 200, `<html>`, "", "not answered with JSON"},
+		{SQS(), 404, ``, "", "is answered 404 Not Found"},
+		{SQS(), 0, ``, "", "malformed HTTP"},
 		{Jaeger(), 200, `{"data":null}`, "", ""},
 		{Jaeger(), 0, ``, "", "malformed HTTP"},
 	} {

@@ -40,6 +40,9 @@ func down(t *testing.T, n *Node, after string) {
 	}
 }
 
+// mute are the servers that do not tell their version.
+var mute = map[string]bool{"jaeger": true, "kafka": true, "elasticmq": true}
+
 func TestAKilledNodeComesBackOnItsPort(t *testing.T) {
 	for _, s := range All() {
 		t.Run(s.Name, func(t *testing.T) {
@@ -51,7 +54,7 @@ func TestAKilledNodeComesBackOnItsPort(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = n.Kill() })
 			url := n.URL()
-			if n.Version() == "" && s.Name != "jaeger" || !strings.Contains(url, "127.0.0.1:") {
+			if n.Version() == "" && !mute[s.Name] || !strings.Contains(url, "127.0.0.1:") {
 				t.Errorf("version %q at %q, want a version on loopback", n.Version(), url)
 			}
 			if err := n.Start(t.Context()); err == nil {

@@ -87,26 +87,13 @@ func launchPostgres(ctx context.Context, dir string, port int) ([]*process, erro
 
 // initPostgres makes the cluster in which a server keeps its data.
 func initPostgres(ctx context.Context, path, data, user string) error {
-	initdb, err := start(ctx, program{
+	return finish(ctx, program{
 		path: path,
 		args: []string{"-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"},
 		dir:  filepath.Dir(data),
 		user: user,
 		quit: syscall.SIGTERM,
 	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-initdb.gone:
-		if initdb.err != nil {
-			return initdb.ended()
-		}
-		return nil
-	case <-ctx.Done():
-		_ = initdb.kill()
-		return context.Cause(ctx)
-	}
 }
 
 // greetPostgres sends the startup message of protocol 3.0 and reads until the

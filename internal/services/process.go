@@ -67,6 +67,23 @@ func start(ctx context.Context, p program) (*process, error) {
 	return x, nil
 }
 
+// finish runs p to its end. It kills it, and returns the cause, when ctx ends first.
+func finish(ctx context.Context, p program) error {
+	x, err := start(ctx, p)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-x.gone:
+		if x.err != nil {
+			return x.ended()
+		}
+		return nil
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), x.kill())
+	}
+}
+
 // stop asks the process to end and returns when it is gone. When ctx ends first,
 // it kills the process. It is an error if the process had ended before.
 func (x *process) stop(ctx context.Context) error {

@@ -106,3 +106,24 @@ func TestTailKeepsTheEnd(t *testing.T) {
 			len(lines), len(log.kept), shownLines, keptBytes, lines[len(lines)-1])
 	}
 }
+
+func TestAProgramThatIsRunToItsEndEndsWithItsContext(t *testing.T) {
+	run := func(ctx context.Context, text string) error {
+		return finish(ctx, program{path: "/bin/sh", args: []string{"-c", text}, dir: t.TempDir(), quit: syscall.SIGTERM})
+	}
+	if err := run(t.Context(), "exit 0"); err != nil {
+		t.Errorf("finish() = %v, want nil", err)
+	}
+	if err := run(t.Context(), "echo disk is full; exit 3"); err == nil || !strings.Contains(err.Error(), "exit status 3; the log ends:\n\tdisk is full") {
+		t.Errorf("finish() = %v, want how it ended and its log", err)
+	}
+	stop := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	if err := run(ctx, "exec sleep 600"); !errors.Is(err, stop) {
+		t.Errorf("finish() = %v, want the cause of its context", err)
+	}
+	if err := finish(t.Context(), program{path: "/nonexistent", dir: t.TempDir()}); err == nil {
+		t.Error("finish() of no program = nil, want an error")
+	}
+}

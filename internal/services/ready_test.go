@@ -99,10 +99,29 @@ func postgresServer(t *testing.T, reply string) func(net.Conn) {
 	}
 }
 
+// kafkaServer answers requests in their turn, each with what a broker's answer holds
+// after its header.
+func kafkaServer(answers ...string) func(net.Conn) {
+	return func(conn net.Conn) {
+		for _, a := range answers {
+			var size [4]byte
+			if _, err := io.ReadFull(conn, size[:]); err != nil {
+				return
+			}
+			request := make([]byte, binary.BigEndian.Uint32(size[:]))
+			if _, err := io.ReadFull(conn, request); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, long(string(request[4:8])+a))
+		}
+	}
+}
+
 func TestAServiceIsReadyWhenItHasAnsweredInItsOwnProtocol(t *testing.T) {
 	info := "redis_version:7.4.2\r\nredis_mode:standalone\r\n"
 	pgReady := message('R', "\x00\x00\x00\x00") + message('S', "server_version\x0017.6 (Debian 17.6-1)\x00") +
 		message('K', "12345678") + message('Z', "I")
+	const speaks = "\x00\x00\x00\x00\x00\x00"
 	for _, c := range []struct {
 		about   string
 		service Service
@@ -126,6 +145,13 @@ func TestAServiceIsReadyWhenItHasAnsweredInItsOwnProtocol(t *testing.T) {
 		{"postgres wants a password", Postgres(), postgresServer(t, message('R', "\x00\x00\x00\x0aSCRAM-SHA-256\x00\x00")), "", "password"},
 		{"postgres is starting", Postgres(), postgresServer(t, message('E', "SFATAL\x00C57P03\x00Mthe database system is starting up\x00\x00")), "", "starting up"},
 		{"something else listens at postgres's port", Postgres(), postgresServer(t, "HTTP/1.1 400 Bad Request"), "", "bytes"},
+
+		{"kafka has no broker yet", Kafka(), kafkaServer(speaks, "\x00\x00\x00\x00\x00\x00\x00\x01"), "", "no broker yet"},
+		{"kafka does not speak what all brokers do", Kafka(), kafkaServer("\x00\x23\x00\x00\x00\x00"), "", "error 35"},
+		{"kafka is for the clients of a network of its own", Kafka(), kafkaServer(speaks, kafkaBroker("kafka-1")), "", `"kafka-1", which is not loopback`},
+		{"kafka's answer is cut short", Kafka(), kafkaServer(speaks, kafkaBroker("127.0.0.1")[:12]), "", "does not speak Kafka"},
+		{"kafka's port is open but closes", Kafka(), func(net.Conn) {}, "", ""},
+		{"something else listens at kafka's port", Kafka(), webServer, "", "does not speak Kafka"},
 	} {
 		t.Run(c.about, func(t *testing.T) {
 			addr := serve(t, c.talk)
@@ -150,6 +176,21 @@ func TestAServiceIsReadyWhenItHasAnsweredInItsOwnProtocol(t *testing.T) {
 				t.Errorf("running() = %+v, %v, want the server reused and not ours to stop", f, err)
 			}
 		})
+	}
+}
+
+// kafkaBroker is an answer to Metadata of version 1 that lists one broker, up to its
+// port.
+func kafkaBroker(host string) string {
+	return "\x00\x00\x00\x01" + "\x00\x00\x00\x01" + "\x00" + string(rune(len(host))) + host + "\x00\x00\x23\x84"
+}
+
+func TestKafkaIsReadyWhenItListsABrokerOnLoopback(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1", "localhost"} {
+		addr := serve(t, kafkaServer("\x00\x00\x00\x00\x00\x00", kafkaBroker(host)))
+		if version, err := Kafka().hello(t.Context(), addr.String()); version != "" || err != nil {
+			t.Errorf("hello() of a broker at %s = %q, %v, want nil and no version", host, version, err)
+		}
 	}
 }
 
@@ -263,6 +304,8 @@ func FuzzAGreetingReadsNoMoreThanItsBound(f *testing.F) {
 	f.Add([]byte("+PONG\r\n$9\r\nredis_version:7\r\n"))
 	f.Add([]byte(message('S', "server_version\x00") + message('E', "M") + message('Z', "I")))
 	f.Add([]byte("\x01\x00\x00\xff\xff\xff\xff"))
+	f.Add([]byte(long("\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00") + long("\x00\x00\x00\x01"+kafkaBroker("127.0.0.1"))))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"QueueUrls\":[]}"))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		for _, s := range All() {
 			conn := &scripted{Reader: bytes.NewReader(said)}

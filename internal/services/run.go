@@ -117,7 +117,11 @@ func come(ctx context.Context, s Service, selected []string, ways []way, say fun
 	case !slices.Contains(selected, s.Name):
 		return nil, fmt.Errorf("PARLEY_SERVICES=%s", os.Getenv("PARLEY_SERVICES"))
 	}
-	return obtain(ctx, s, ways, say)
+	f, err := obtain(ctx, s, ways, say)
+	if err == nil {
+		equip(ctx, s, say)
+	}
+	return f, err
 }
 
 // lacking returns an error that names the required services that are missing.

@@ -22,12 +22,20 @@ type Service struct {
 	// Packages are the Debian packages that hold the server.
 	Packages []string
 
+	// Python is the Debian package of a Python client that tests drive against the
+	// server beside ours, "python3-" and the module's name. Empty means none.
+	Python string
+
 	// Port is where such a server usually listens, in its container too.
 	Port int
 
 	// More are further ports of the server. One that is started by us has them
 	// right above its first.
 	More []int
+
+	// advertises says that the server sends its clients to an address that it is
+	// told before it starts. Its port in Docker is then ours to pick.
+	advertises bool
 
 	// address turns host:port into what Variable holds. Where there are More, it
 	// gets the addresses of all, with commas between.
@@ -64,6 +72,8 @@ func All() []Service {
 		Postgres(),
 		Jaeger(),
 		Zipkin(),
+		Kafka(),
+		SQS(),
 	}
 }
 

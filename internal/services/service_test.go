@@ -8,7 +8,7 @@ import (
 )
 
 func TestPickReadsNamesAllAndNone(t *testing.T) {
-	every := []string{"rabbitmq", "redis", "postgres", "jaeger", "zipkin"}
+	every := []string{"rabbitmq", "redis", "postgres", "jaeger", "zipkin", "kafka", "elasticmq"}
 	for _, c := range []struct {
 		about, value, byDefault string
 		want                    []string
@@ -45,7 +45,7 @@ func TestPickNamesTheKnownServicesForAnUnknownOne(t *testing.T) {
 		}
 		for i, w := range wrong {
 			if !strings.Contains(faults[i], "PARLEY_REQUIRE names "+w) ||
-				!strings.Contains(faults[i], "rabbitmq, redis, postgres, jaeger, zipkin") {
+				!strings.Contains(faults[i], "rabbitmq, redis, postgres, jaeger, zipkin, kafka, elasticmq") {
 				t.Errorf("pick(%q) = %q, want the variable, %s and the names that exist", value, faults[i], w)
 			}
 		}
@@ -59,6 +59,8 @@ func TestAServiceHandsItsAddressToTestsInTheFormTheirDriversRead(t *testing.T) {
 		"PARLEY_POSTGRES_URL": "postgres://postgres@127.0.0.1:1234/postgres?sslmode=disable",
 		"PARLEY_JAEGER_ADDRS": "127.0.0.1:1234",
 		"PARLEY_ZIPKIN_URL":   "http://127.0.0.1:1234",
+		"PARLEY_KAFKA_ADDR":   "127.0.0.1:1234",
+		"PARLEY_SQS_URL":      "http://127.0.0.1:1234",
 	}
 	for _, s := range All() {
 		if got := s.address("127.0.0.1:1234"); got != want[s.Variable] {

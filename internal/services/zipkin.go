@@ -19,7 +19,7 @@ func Zipkin() Service {
 	return Service{
 		Name:     "zipkin",
 		Variable: "PARLEY_ZIPKIN_URL",
-		Packages: []string{"openjdk-17-jre-headless", "maven"},
+		Packages: javaPackages(),
 		Port:     9411,
 		address:  func(hostport string) string { return "http://" + hostport },
 		greet:    greetZipkin,
@@ -40,17 +40,13 @@ func findZipkin() (string, error) {
 // fetchZipkin takes the jar from Maven's repository, and Java and Maven from
 // Debian where they are missing.
 func fetchZipkin(ctx context.Context, say func(string)) error {
-	_, java := exec.LookPath("java")
-	_, maven := exec.LookPath("mvn")
-	if errors.Join(java, maven) != nil {
-		if err := install(ctx, Zipkin(), say); err != nil {
-			return err
-		}
+	if err := installJava(ctx, Zipkin(), say); err != nil {
+		return err
 	}
 	say("zipkin: fetching version " + zipkinVersion + " with Maven")
 	return fetchInto(ctx, "zipkin-"+zipkinVersion+".jar", func(ctx context.Context, file string) error {
 		dir := filepath.Dir(file)
-		_, err := command(ctx, dir, "mvn", "-q", "-B", "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy",
+		_, err := command(ctx, dir, "mvn", "-q", "-B", mavenDependency+":copy",
 			"-Dartifact=io.zipkin:zipkin-server:"+zipkinVersion+":jar:slim", "-DoutputDirectory="+dir)
 		if err != nil {
 			return err

@@ -45,6 +45,17 @@ func Node(t testing.TB, s services.Service) *services.Node {
 	return n
 }
 
+// Python returns the interpreter that has the Python client of s. Where there is
+// none the test ends as [Missing] says.
+func Python(t testing.TB, s services.Service) (interpreter string) {
+	t.Helper()
+	interpreter, err := s.PythonClient(t.Context())
+	if err != nil {
+		Missing(t, s, err.Error())
+	}
+	return interpreter
+}
+
 // Missing ends a test for want of s: it is skipped with the reason, or fails
 // where PARLEY_REQUIRE asks for s.
 func Missing(t testing.TB, s services.Service, reason string) {

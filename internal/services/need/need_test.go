@@ -2,6 +2,7 @@ package need_test
 
 import (
 	"net"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -35,6 +36,23 @@ func TestAMissingServiceSkipsUnlessItIsRequired(t *testing.T) {
 	t.Setenv(s.Variable, "127.0.0.1:1")
 	if got := need.Address(t, s); got != "127.0.0.1:1" {
 		t.Errorf("Address() = %q, want the value of %s", got, s.Variable)
+	}
+}
+
+func TestAMissingPythonClientSkipsUnlessItIsRequired(t *testing.T) {
+	t.Setenv(services.UseVariable, "")
+	s := services.Kafka()
+	s.Python = "python3-no_such_module"
+	for required, fails := range map[string]bool{"": false, "kafka": true} {
+		t.Setenv("PARLEY_REQUIRE", required)
+		r := &recorder{TB: t}
+		if got := need.Python(r, s); got != "" || r.failed != fails || !fails && !r.skipped {
+			t.Errorf("PARLEY_REQUIRE=%q: Python() = %q, failed %v, skipped %v; want failed %v", required, got, r.failed, r.skipped, fails)
+		}
+	}
+	s.Python = "python3-json" // which is there wherever Python is
+	if _, err := exec.LookPath("python3"); err == nil && need.Python(t, s) == "" {
+		t.Error("Python() = \"\", want an interpreter")
 	}
 }
 

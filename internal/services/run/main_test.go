@@ -38,7 +38,8 @@ func program(t *testing.T, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes
 	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
 	cmd = exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "PARLEY_TEST_AS=run", "PARLEY_SERVICES=none", "PARLEY_REQUIRE=",
-		"PARLEY_RABBITMQ_URL=", "PARLEY_REDIS_ADDR=", "PARLEY_POSTGRES_URL=", "PARLEY_JAEGER_ADDRS=", "PARLEY_ZIPKIN_URL=")
+		"PARLEY_RABBITMQ_URL=", "PARLEY_REDIS_ADDR=", "PARLEY_POSTGRES_URL=", "PARLEY_JAEGER_ADDRS=", "PARLEY_ZIPKIN_URL=",
+		"PARLEY_KAFKA_ADDR=", "PARLEY_SQS_URL=")
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	return cmd, stdout, stderr
 }
@@ -60,8 +61,8 @@ func TestItExitsWithTheCommandsCode(t *testing.T) {
 		if got := exitCode(t, cmd.Run()); got != want {
 			t.Errorf("exit code after %q = %d, want %d; it prints %s", script, got, want, stderr)
 		}
-		if n := strings.Count(stderr.String(), "not started: PARLEY_SERVICES=none\n"); n != 5 {
-			t.Errorf("it prints %q, want a line for each of 5 services", stderr)
+		if n := strings.Count(stderr.String(), "not started: PARLEY_SERVICES=none\n"); n != 7 {
+			t.Errorf("it prints %q, want a line for each of 7 services", stderr)
 		}
 	}
 	cmd, _, stderr := program(t, "--", "/nonexistent/command")
