@@ -9,9 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/examples/gateway/backend"
@@ -49,7 +49,7 @@ func run(ctx context.Context, addr string, out io.Writer) error {
 	}
 
 	var b gateway.Builder
-	b.Upstream(&gateway.Upstream{Name: "service", Targets: targets, Retry: &retry.Policy{}, Breaker: &breaker.Config{}})
+	b.Upstream(&gateway.Upstream{Name: "service", Targets: targets, Retry: &retry.Policy{}, Breaker: &breaker.Config{}, Health: &gateway.Health{Path: "/healthz"}})
 	b.Upstream(&gateway.Upstream{Name: "grpc", Targets: targets, HTTP2: true})
 	b.Route(gateway.Route{Pattern: "/api/{path...}", Upstream: "service", Rewrite: "/{path...}"})
 	for _, s := range []string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} {
@@ -66,11 +66,10 @@ func run(ctx context.Context, addr string, out io.Writer) error {
 		return err
 	}
 	server := gw.Server(addr)
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	go func() { _ = server.Serve(l) }() // until Shutdown
 	fmt.Fprintf(out, try, l.Addr())
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	gw.CloseIdleConnections()
-	return nil
+	err = gw.Run(ctx) // checks the health of the backends until ctx ends
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, server.Shutdown(grace), gw.Close(grace))
 }
