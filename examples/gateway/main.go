@@ -40,11 +40,11 @@ func main() {
 func run(ctx context.Context, addr string, out io.Writer) error {
 	var targets []string
 	for _, name := range []string{"one", "two"} {
-		b, err := backend.Start(name)
+		b, err := backend.Start(ctx, name)
 		if err != nil {
 			return err
 		}
-		defer b.Close()
+		defer func() { _ = b.Close() }()
 		targets = append(targets, b.URL)
 	}
 
@@ -61,13 +61,13 @@ func run(ctx context.Context, addr string, out io.Writer) error {
 		return err
 	}
 
-	l, err := net.Listen("tcp", addr)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
 	server := gw.Server(addr)
 	go func() { _ = server.Serve(l) }() // until Shutdown
-	fmt.Fprintf(out, try, l.Addr())
+	_, _ = fmt.Fprintf(out, try, l.Addr())
 	err = gw.Run(ctx) // checks the health of the backends until ctx ends
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()

@@ -3,12 +3,14 @@
 package backend
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -26,16 +28,16 @@ type Backend struct {
 	name   string
 	server *http.Server
 	grpc   *grpc.Server
-	done   chan error
+	served sync.WaitGroup
 }
 
 // Start serves on a free port of loopback until Close. Each answer tells the name.
-func Start(name string) (*Backend, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func Start(ctx context.Context, name string) (*Backend, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{URL: "http://" + l.Addr().String(), name: name, grpc: grpc.NewServer(), done: make(chan error, 1)}
+	b := &Backend{URL: "http://" + l.Addr().String(), name: name, grpc: grpc.NewServer()}
 	grpc_health_v1.RegisterHealthServer(b.grpc, health.NewServer())
 	reflection.Register(b.grpc) // tells grpcurl what there is
 	mux := http.NewServeMux()
@@ -56,14 +58,14 @@ func Start(name string) (*Backend, error) {
 			}
 			mux.ServeHTTP(w, r)
 		})}
-	go func() { b.done <- b.server.Serve(l) }()
+	b.served.Go(func() { _ = b.server.Serve(l) }) // until Close
 	return b, nil
 }
 
 // Close ends the service at once.
 func (b *Backend) Close() error {
 	err := b.server.Close()
-	<-b.done
+	b.served.Wait()
 	b.grpc.Stop()
 	return err
 }
@@ -82,7 +84,7 @@ func (b *Backend) events(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for n := 1; ; n++ {
-		fmt.Fprintf(w, "data: %d from %s\n\n", n, b.name)
+		_, _ = fmt.Fprintf(w, "data: %d from %s\n\n", n, b.name)
 		if http.NewResponseController(w).Flush() != nil {
 			return
 		}
@@ -101,7 +103,7 @@ func (b *Backend) echo(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // Accept has answered
 	}
-	defer c.CloseNow()
+	defer func() { _ = c.CloseNow() }()
 	for {
 		kind, message, err := c.Reader(r.Context())
 		if err != nil {
