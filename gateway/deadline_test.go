@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,12 +16,21 @@ import (
 
 // hung is a gateway whose upstream answers no attempt, and the X-Request-Timeout
 // and Grpc-Timeout that each attempt had.
-func hung(t *testing.T, u gateway.Upstream, r gateway.Route) (s *memhttp.Server, attempts *[]string) {
-	attempts = new([]string)
-	return bubble(t, func(_ http.ResponseWriter, r *http.Request) {
-		*attempts = append(*attempts, r.Header.Get("X-Request-Timeout")+"/"+r.Header.Get("Grpc-Timeout"))
+func hung(t *testing.T, u gateway.Upstream, r gateway.Route) (s *memhttp.Server, attempts func() []string) {
+	var mu sync.Mutex
+	var all []string
+	s = bubble(t, func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		all = append(all, r.Header.Get("X-Request-Timeout")+"/"+r.Header.Get("Grpc-Timeout"))
+		mu.Unlock()
 		<-r.Context().Done()
-	}, u, r), attempts
+	}, u, r)
+	return s, func() []string {
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		return all
+	}
 }
 
 func TestEachAttemptIsToldHowLongTheGatewayWaits(t *testing.T) {
@@ -49,16 +59,15 @@ func TestEachAttemptIsToldHowLongTheGatewayWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, got := hung(t, gateway.Upstream{Retry: c.retry}, c.route)
+				s, attempts := hung(t, gateway.Upstream{Retry: c.retry}, c.route)
 				conn := dialPipe(t, s)
 				_ = conn.SetDeadline(time.Now().Add(time.Hour))
 				start := time.Now()
 				conn.send(t, append([]string{"GET / HTTP/1.1", "Host: svc"}, c.lines...)...)
 				resp, body := conn.response(t)
 				wantProblem(t, resp, body, http.StatusGatewayTimeout)
-				synctest.Wait()
-				if !slices.Equal(*got, c.want) {
-					t.Errorf("attempts were told %q, want %q", *got, c.want)
+				if got := attempts(); !slices.Equal(got, c.want) {
+					t.Errorf("attempts were told %q, want %q", got, c.want)
 				}
 				if took := time.Since(start); took != c.took {
 					t.Errorf("the answer took %v, want %v", took, c.took)
@@ -79,9 +88,8 @@ func TestDeadlineOfTheClientIsNotTheTargetsFault(t *testing.T) {
 				resp, body := c.response(t)
 				wantProblem(t, resp, body, http.StatusGatewayTimeout)
 			}
-			synctest.Wait()
-			if len(*attempts) != 5 {
-				t.Errorf("%s: %d attempts reached the target, want 5", line, len(*attempts))
+			if n := len(attempts()); n != 5 {
+				t.Errorf("%s: %d attempts reached the target, want 5", line, n)
 			}
 		})
 	}

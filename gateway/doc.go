@@ -163,6 +163,5 @@
 // A Gateway is safe for concurrent use; a Builder is not. The gateway starts no
 // goroutines but those of its connections, which [Gateway.CloseIdleConnections]
 // ends where they are idle, and those of Run, which have ended when it returns. To
-// choose a target takes no lock that two requests share, save while a breaker lets
-// probes through.
+// choose a target takes no lock that two requests share, save while targets fail.
 package gateway

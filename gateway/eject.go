@@ -102,10 +102,10 @@ func (p *pool) judge(i *Instance, o breaker.Outcome) {
 		if i.fails.Load() != 0 {
 			i.fails.Store(0)
 		}
-	case o == breaker.Failure && p.eject != nil && i.fails.Add(1) >= int64(p.eject.Consecutive):
+	case o == breaker.Failure && p.Eject != nil && i.fails.Add(1) >= int64(p.Eject.Consecutive):
 		if d := p.ejectNow(i, p.now()); d > 0 {
 			p.changed()
-			p.logger.Warn("gateway: target ejected", slog.String("upstream", p.name), slog.String("target", i.name), slog.Duration("for", d))
+			p.logger.Warn("gateway: target ejected", slog.String("upstream", p.Name), slog.String("target", i.name), slog.Duration("for", d))
 		}
 	}
 }
@@ -125,14 +125,14 @@ func (p *pool) ejectNow(i *Instance, now int64) time.Duration {
 			out++
 		}
 	}
-	if float64(out) > p.eject.MaxRate*float64(len(set)) {
+	if float64(out) > p.Eject.MaxRate*float64(len(set)) {
 		return 0
 	}
-	if last == 0 || now-last > int64(p.eject.MaxFor) {
+	if last == 0 || now-last > int64(p.Eject.MaxFor) {
 		i.ejection = 0
 	}
 	i.ejection++
-	d := p.eject.lasts(i.ejection)
+	d := p.Eject.lasts(i.ejection)
 	i.fails.Store(0)
 	i.ejected.Store(now + int64(d))
 	i.rewarm(now + int64(d))
@@ -146,7 +146,7 @@ const minWarmth = 0.1
 // rewarm begins a slow start at an instant of the pool's clock, where the
 // upstream has one.
 func (i *Instance) rewarm(at int64) {
-	if i.pool.slowStart > 0 {
+	if i.pool.SlowStart > 0 {
 		i.warming.Store(max(at, 1))
 	}
 }
@@ -158,7 +158,7 @@ func (i *Instance) warm() bool {
 	if since == 0 {
 		return true
 	}
-	warmth := float64(i.pool.now()-since) / float64(i.pool.slowStart)
+	warmth := float64(i.pool.now()-since) / float64(i.pool.SlowStart)
 	if warmth >= 1 {
 		i.warming.CompareAndSwap(since, 0)
 		return true

@@ -48,7 +48,10 @@ func (h Hash) Over(instances []*Instance) func(*http.Request) int {
 	}
 	pool := instances[0].pool
 	return func(r *http.Request) int {
-		key := h.By(r)
+		key := ""
+		if h.By != nil {
+			key = h.By(r)
+		}
 		if key == "" {
 			return rand.IntN(len(instances))
 		}

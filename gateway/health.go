@@ -144,7 +144,7 @@ func (p *pool) sicken(i *Instance, sick bool, err error) {
 	}
 	i.sick.Store(sick)
 	p.changed()
-	attrs := []slog.Attr{slog.String("upstream", p.name), slog.String("target", i.name)}
+	attrs := []slog.Attr{slog.String("upstream", p.Name), slog.String("target", i.name)}
 	if sick {
 		p.logger.LogAttrs(context.Background(), slog.LevelWarn, "gateway: target unhealthy", append(attrs, slog.String("err", printable(err.Error(), maxLogText)))...)
 		return

@@ -59,6 +59,35 @@ func TestHedgeAsksASecondTargetWhereTheFirstIsSlow(t *testing.T) {
 	})
 }
 
+func TestHedgeGoesToAnotherTargetWhateverThePickerOrTheCookieSays(t *testing.T) {
+	for name, u := range map[string]gateway.Upstream{
+		"picker": {Picker: picker(func(*http.Request) int { return 1 })},
+		"cookie": {Sticky: &gateway.Sticky{Keys: stickyKeys}, Picker: picker(func(*http.Request) int { return 1 })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet()
+				u.Targets, u.Wrap, u.Hedge = twoTargets, f.wrap, new(retry.Hedging)
+				gw := build(t, u, everything)
+				cookie := ""
+				if c := visit(t, gw); c != nil {
+					cookie = c.Value
+				}
+				f.set("b", afterwards(time.Minute, "from b"))
+				f.take()
+				start := time.Now()
+				next := visit(t, gw, cookie)
+				if got := f.take(); got["a"] != 1 || got["b"] != 1 || time.Since(start) != 100*time.Millisecond {
+					t.Errorf("requests = %v after %v, want one to each after 100ms", got, time.Since(start))
+				}
+				if u.Sticky != nil && (next == nil || next.Value == cookie) {
+					t.Errorf("the answer sets %v, want a cookie for the target that gave it", next)
+				}
+			})
+		})
+	}
+}
+
 func TestHedgeIsForSafeRequestsAlone(t *testing.T) {
 	for name, r := range map[string]*http.Request{
 		"POST":            httptest.NewRequest(http.MethodPost, "/", http.NoBody),

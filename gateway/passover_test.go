@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/gateway"
+	"github.com/parley-go/parley/retry"
 )
 
 // tripped makes the breaker of host open and, after its open time, probe with a
@@ -110,4 +112,21 @@ func TestTunnelWithAForeignContextWorks(t *testing.T) {
 	}
 	s := serve(t, build(t, gateway.Upstream{Targets: []string{echo(t)}}, gateway.Route{Pattern: "/", Use: []func(http.Handler) http.Handler{foreign}}))
 	wantEcho(t, openTunnels(t, s, 1)[0], "hello")
+}
+
+// Hooks of a retry policy can tell it from other failures.
+func TestErrorOfOpenBreakersIsThatOfABreaker(t *testing.T) {
+	f := newFleet()
+	f.set("a", refuse)
+	var last error
+	policy := &retry.Policy{MaxAttempts: 1, OnDone: func(_ context.Context, r retry.Result) { last = r.Err }}
+	gw := build(t, gateway.Upstream{Targets: []string{"http://a"}, Wrap: f.wrap, Breaker: trippy(), Retry: policy}, everything)
+	times(gw, 1)
+	if errors.Is(last, breaker.ErrOpen) {
+		t.Fatalf("the first failure is %v, want none of the breaker", last)
+	}
+	times(gw, 1)
+	if !errors.Is(last, breaker.ErrOpen) {
+		t.Errorf("the second failure is %v, want breaker.ErrOpen", last)
+	}
 }

@@ -251,13 +251,15 @@ const wantHash = 0xad9294fad9c4d385
 
 func TestHashWithoutAKeyTakesTargetsAtRandom(t *testing.T) {
 	_, set := poolOf(t, Upstream{}, 1, 1)
-	pick := Hash{By: ByHeader("K")}.Over(set)
-	got := 0
-	for range 1000 {
-		got += pick(plainRequest)
-	}
-	if got < 400 || got > 600 {
-		t.Errorf("%d of 1000 requests without a key went to the second target, want half", got)
+	for name, h := range map[string]Picker{"empty": Hash{By: ByHeader("K")}, "nobody asks": new(Hash)} {
+		pick := h.Over(set)
+		got := 0
+		for range 1000 {
+			got += pick(plainRequest)
+		}
+		if got < 400 || got > 600 {
+			t.Errorf("%s: %d of 1000 requests without a key went to the second target, want half", name, got)
+		}
 	}
 }
 

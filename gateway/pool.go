@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,11 +17,7 @@ import (
 type pool struct {
 	config    *Upstream // as it was given: who it is
 	Upstream            // with its defaults
-	name      string
 	base      time.Time // of the clock by which everything here is timed
-	eject     *Eject    // nil where there is none
-	slowStart time.Duration
-	picker    Picker
 	logger    *slog.Logger
 	proxy     *proxy
 	transport *http.Transport
@@ -39,26 +33,13 @@ type pool struct {
 	regroup chan struct{} // wakes run: the set has changed
 }
 
-// view is who may be picked, as of one moment. It is replaced as a whole.
-type view struct {
-	version uint64
-	usable  []*Instance
-	pick    func(*http.Request) int // an index of usable
-	tags    map[string]int          // an index of usable by the value of a sticky cookie
-	until   int64                   // when an ejection ends, on the pool's clock; 0 if there is none
-}
-
 // newPool makes the pool of u, or says what is wrong with u.
 func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 	faults := config.faults()
 	u := config.withDefaults()
 	p := &pool{
-		config: config, Upstream: u, name: u.Name, base: time.Now(), slowStart: u.SlowStart, picker: u.Picker, logger: logger,
+		config: config, Upstream: u, base: time.Now(), logger: logger,
 		transport: u.transport(), regroup: make(chan struct{}, 1),
-	}
-	if u.Eject != nil {
-		e := u.Eject.withDefaults()
-		p.eject = &e
 	}
 	p.wrapped = p.transport
 	if u.Wrap != nil {
@@ -113,7 +94,7 @@ func (p *pool) instance(t Target) (*Instance, error) {
 	i.next = &innermost{at.Host, p.wrapped}
 	i.weight.Store(int64(max(1, t.Weight)))
 	if s := p.Sticky; s != nil {
-		i.tags = s.tags(p.name, i.name)
+		i.tags = s.tags(p.Name, i.name)
 	}
 	if p.Breaker != nil {
 		c := *p.Breaker
@@ -121,7 +102,7 @@ func (p *pool) instance(t Target) (*Instance, error) {
 			c.Classify = classify
 		}
 		if c.Name == "" {
-			c.Name = p.name + " " + at.Host
+			c.Name = p.Name + " " + at.Host
 		}
 		if i.breaker, err = breaker.New(c); err == nil {
 			i.next = i.breaker.Transport(i.next)
@@ -132,66 +113,6 @@ func (p *pool) instance(t Target) (*Instance, error) {
 
 // now is the time since the pool was made, in nanoseconds, and never 0.
 func (p *pool) now() int64 { return int64(time.Since(p.base)) + 1 }
-
-// look makes a view of what is known now.
-func (p *pool) look(version uint64) *view {
-	set, now := *p.set.Load(), p.now()
-	v := &view{version: version}
-	for _, i := range set {
-		ejected := i.ejected.Load()
-		if ejected > now && (v.until == 0 || ejected < v.until) {
-			v.until = ejected
-		}
-		if i.healthy(now) {
-			v.usable = append(v.usable, i)
-		}
-	}
-	if len(v.usable) == 0 {
-		if p.RefuseUnhealthy || len(set) == 0 {
-			return v
-		}
-		v.usable = set
-	}
-	v.pick = p.picker.Over(v.usable)
-	if p.Sticky != nil {
-		v.tags = make(map[string]int)
-		for n, i := range v.usable {
-			for _, tag := range i.tags {
-				v.tags[tag] = n
-			}
-		}
-	}
-	return v
-}
-
-// changed makes a new view after a change of what it is made of. No lock is held:
-// the Picker is the user's. Of several who do it at once, the latest wins.
-func (p *pool) changed() {
-	p.version.Add(1)
-	p.refresh()
-}
-
-func (p *pool) refresh() {
-	for {
-		wanted, old := p.version.Load(), p.view.Load()
-		if old.version >= wanted {
-			return
-		}
-		p.view.CompareAndSwap(old, p.look(wanted))
-	}
-}
-
-// current returns the view to pick by. Ejections end by the clock alone, so that
-// nobody has to run for it.
-func (p *pool) current() *view {
-	v := p.view.Load()
-	if v.until != 0 && p.now() >= v.until {
-		p.version.CompareAndSwap(v.version, v.version+1) // by the first who comes
-		p.refresh()
-		v = p.view.Load()
-	}
-	return v
-}
 
 // enter and leave are called around each trip.
 func (p *pool) enter() { p.inFlight.Add(1) }
@@ -228,7 +149,7 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 		if v.until != 0 {
 			after = max(after, time.Duration(v.until-p.now()))
 		}
-		return nil, &unavailableError{p.name, "no target is healthy", after, nil}
+		return nil, &unavailableError{p.Name, "no target is healthy", after, nil}
 	}
 	if p.Hedge == nil { // or another attempt may be under way
 		t.tries.release()
@@ -276,40 +197,10 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// first returns the index in v of the instance to begin with.
-func (p *pool) first(v *view, t *trip, req *http.Request) int {
-	if p.Sticky != nil {
-		if i := p.Sticky.wish(v, req); i >= 0 {
-			return i
-		}
-	}
-	n := len(v.usable)
-	pick := func() int {
-		if v.pick == nil { // nothing came of Over
-			return 0
-		}
-		if i := v.pick(req); i >= 0 && i < n {
-			return i
-		}
-		return 0
-	}
-	no := pick()
-	if !t.tries.have(v.usable[no]) && v.usable[no].warm() {
-		return no
-	}
-	// Another word of the Picker spreads what the one would have got; a Picker
-	// that says the same again, as a Hash does, has a neighbour.
-	for range 2 {
-		if i := pick(); i != no && !t.tries.have(v.usable[i]) {
-			return i
-		}
-	}
-	return (no + 1) % n
-}
-
 // send makes one attempt at an instance.
 func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, error) {
 	i.inFlight.Add(1)
+	n := t.tries.add(i)
 	held := false
 	defer func() { // also where a hook of the user's panics
 		if !held {
@@ -319,6 +210,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 	start := p.now()
 	resp, err := i.next.RoundTrip(i.address(req, p.Host))
 	if err != nil && errors.Is(err, breaker.ErrOpen) {
+		t.tries.drop(n)
 		return nil, err
 	}
 	now := p.now()
@@ -333,7 +225,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 	case breaker.Ignored: // says nothing about the target
 	}
 	p.judge(i, o)
-	t.tries.add(i, resp)
+	t.tries.done(n, resp)
 	held = resp != nil // the trip releases it
 	return resp, err
 }
@@ -357,7 +249,7 @@ func (p *pool) allOpen(v *view) error {
 			soonest = d
 		}
 	}
-	return &unavailableError{p.name, "every breaker is open", soonest, breaker.ErrOpen}
+	return &unavailableError{p.Name, "every breaker is open", soonest, breaker.ErrOpen}
 }
 
 // unavailableError is what an attempt returns that had nowhere to go.
@@ -375,68 +267,3 @@ func (e *unavailableError) Error() string {
 func (e *unavailableError) Unwrap() error             { return e.cause }
 func (e *unavailableError) Rejected() bool            { return true }
 func (e *unavailableError) RetryAfter() time.Duration { return e.after }
-
-// addressed is a request and its URL, in one piece.
-type addressed struct {
-	http.Request
-	url url.URL
-}
-
-// address returns a copy of req that goes to the target, under the name of host
-// if that is not empty.
-func (i *Instance) address(req *http.Request, host string) *http.Request {
-	out := &addressed{*req, *req.URL}
-	u := &out.url
-	u.Scheme, u.Host = i.url.Scheme, i.url.Host
-	if i.url.Path != "" {
-		// Both are escaped if one is, so that the two forms go on to agree.
-		if u.RawPath != "" || i.url.RawPath != "" {
-			u.RawPath = i.url.EscapedPath() + u.EscapedPath()
-		}
-		u.Path = i.url.Path + u.Path
-	}
-	out.URL, out.Host = u, host
-	return &out.Request
-}
-
-// classify is the default of a gateway's breakers. A 429 is an answer to one
-// client about its own requests, and must not close the way for the others.
-func classify(ctx context.Context, err error) breaker.Outcome {
-	s, ok := errors.AsType[*breaker.StatusError](err)
-	if ok && s.Response != nil && s.Response.StatusCode == http.StatusTooManyRequests {
-		return breaker.Success
-	}
-	return breaker.DefaultClassify(ctx, err)
-}
-
-var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
-
-// innermost stands right before what Wrap made of the transport. It notes what
-// is really sent, tells the breaker when it was the client who failed, and makes
-// up for what Wrap owes by the contract of a RoundTripper.
-type innermost struct {
-	target string
-	next   http.RoundTripper
-}
-
-// RoundTrip implements [http.RoundTripper].
-func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
-	t := tripOf(req.Context())
-	t.tries.mu.Lock()
-	t.exchange.attempts++
-	t.exchange.target = i.target
-	t.tries.mu.Unlock()
-	resp, err := t.send(req, i.next)
-	if err != nil && t.blameless() {
-		return nil, &clientFailure{err}
-	}
-	switch {
-	case err != nil:
-		return nil, err
-	case resp == nil:
-		return nil, errNothing
-	case resp.Body == nil: // which those above would trip over
-		resp.Body = http.NoBody
-	}
-	return resp, nil
-}

@@ -61,7 +61,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	*out.URL = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
-		Scheme: "http", Host: t.upstream.name,
+		Scheme: "http", Host: t.upstream.Name,
 		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
 	out.Header = t.header

@@ -187,7 +187,7 @@ func (p *pool) resolve(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		default:
-			p.logger.Error("gateway: targets could not be resolved; the last ones stay", slog.String("upstream", p.name), slog.String("err", printable(err.Error(), maxLogText)))
+			p.logger.Error("gateway: targets could not be resolved; the last ones stay", slog.String("upstream", p.Name), slog.String("err", printable(err.Error(), maxLogText)))
 			again = min(again, p.Refresh)
 			timer.Reset(jittered(again))
 			again *= 2
@@ -202,7 +202,7 @@ func (p *pool) regroupTo(targets []Target) error {
 		return errors.New("gateway: the Resolver named no target")
 	}
 	if len(targets) > maxTargets {
-		p.logger.Warn("gateway: the Resolver named more targets than are used", slog.String("upstream", p.name), slog.Int("targets", len(targets)), slog.Int("used", maxTargets))
+		p.logger.Warn("gateway: the Resolver named more targets than are used", slog.String("upstream", p.Name), slog.Int("targets", len(targets)), slog.Int("used", maxTargets))
 		targets = targets[:maxTargets]
 	}
 	old := make(map[string]*Instance)
@@ -245,7 +245,7 @@ func (p *pool) safely(what string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("gateway: %s panicked: %v", what, v)
-			p.logger.Error("gateway: panic", slog.String("upstream", p.name), slog.String("in", what), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			p.logger.Error("gateway: panic", slog.String("upstream", p.Name), slog.String("in", what), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 		}
 	}()
 	return f()

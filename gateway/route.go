@@ -86,10 +86,11 @@ type Route struct {
 	MaxBody int64
 
 	// Fallback answers where the gateway would have answered by 502, 503 or 504
-	// itself: the upstream's breakers are open, its targets cannot be reached, or
-	// Timeout has passed. An answer of the upstream, whatever its status, is no
-	// such case. Fallback gets the request with its path values and without its
-	// body. Default: an answer of type application/problem+json.
+	// itself: the upstream's breakers are open, none of its targets is known or
+	// healthy, they cannot be reached, or Timeout has passed. An answer of the
+	// upstream, whatever its status, is no such case. Fallback gets the request
+	// with its path values and without its body. Default: an answer of type
+	// application/problem+json.
 	Fallback http.Handler
 
 	// Use is middleware for this route, the first outermost. It sees the cleaned
@@ -289,7 +290,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	x = t.exchange
-	x.upstream = to.name
+	x.upstream = to.Name
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)
 	if err == nil {

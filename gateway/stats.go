@@ -46,15 +46,15 @@ func (g *Gateway) Stats() Stats {
 }
 
 func (p *pool) stats() UpstreamStats {
-	u := UpstreamStats{Name: p.name, InFlight: int(p.inFlight.Load()), Unhealthy: true}
+	u := UpstreamStats{Name: p.Name, InFlight: int(p.inFlight.Load()), Unhealthy: true}
 	now := p.now()
-	for _, i := range *p.set.Load() {
+	for _, i := range p.view.Load().all { // so that who sees a target here can be sure that requests do
 		t := TargetStats{
 			URL: i.name, Weight: i.Weight(), Healthy: !i.sick.Load(), Ejected: max(0, time.Duration(i.ejected.Load()-now)),
 			InFlight: i.InFlight(), Latency: i.Latency(), Requests: i.requests.Load(), Failures: i.failures.Load(),
 		}
 		since := i.warming.Load()
-		t.Warming = since != 0 && now-since < int64(p.slowStart)
+		t.Warming = since != 0 && now-since < int64(p.SlowStart)
 		if i.breaker != nil {
 			t.Breaker = i.breaker.State()
 		}

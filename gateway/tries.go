@@ -10,14 +10,14 @@ import (
 type tries struct {
 	mu   sync.Mutex
 	pool *pool  // guarded by mu: nil before the trip has begun and once it is over
-	list []try  // guarded by mu: those that have come back
+	list []try  // guarded by mu: in the order in which they began
 	room [2]try // for list, most of the time
 }
 
-// try is an attempt that has come back from an instance.
+// try is an attempt at an instance.
 type try struct {
-	at   *Instance
-	resp *http.Response // nil where there is none, or where it is over
+	at   *Instance      // nil where its breaker would not have it
+	resp *http.Response // nil where there is none, not yet or not any more
 }
 
 // begin counts the trip among those of the pool, until end.
@@ -28,14 +28,29 @@ func (t *tries) begin(p *pool) {
 	t.pool, t.list = p, t.room[:0]
 }
 
-// add notes that an attempt has come back.
-func (t *tries) add(at *Instance, resp *http.Response) {
+// add notes that an attempt begins, and returns its number.
+func (t *tries) add(at *Instance) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.list = append(t.list, try{at, resp})
+	t.list = append(t.list, try{at: at})
+	return len(t.list) - 1
 }
 
-// have reports whether an attempt has come back from the instance.
+// drop forgets an attempt that never began.
+func (t *tries) drop(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list[n].at = nil
+}
+
+// done notes what an attempt has brought.
+func (t *tries) done(n int, resp *http.Response) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list[n].resp = resp
+}
+
+// have reports whether there was, or is, an attempt at the instance.
 func (t *tries) have(at *Instance) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

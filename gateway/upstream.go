@@ -175,6 +175,10 @@ func (u *Upstream) withDefaults() Upstream {
 		h := c.Health.withDefaults()
 		c.Health = &h
 	}
+	if c.Eject != nil {
+		e := c.Eject.withDefaults()
+		c.Eject = &e
+	}
 	return c
 }
 
