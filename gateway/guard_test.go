@@ -138,6 +138,31 @@ func TestWrapThatBreaksItsContractIsAnsweredFor(t *testing.T) {
 	}
 }
 
+// A transport may look at a request for a while after it has failed.
+func TestFallbackHasAHeaderOfItsOwn(t *testing.T) {
+	var upstream http.Header
+	failing := func(http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			upstream = r.Header
+			return nil, io.ErrUnexpectedEOF
+		})
+	}
+	fallback := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Kept") != "1" || r.Header.Get("X-Request-Id") == "" {
+			t.Errorf("Fallback sees %v, want X-Kept and X-Request-Id", r.Header)
+		}
+		r.Header.Set("X-Fallback", "1")
+	})
+	gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: failing}, gateway.Route{Pattern: "/", Fallback: fallback})
+	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+	r.Header.Set("X-Kept", "1")
+	w := httptest.NewRecorder()
+	gw.ServeHTTP(w, r)
+	if w.Code != http.StatusOK || upstream.Get("X-Fallback") != "" {
+		t.Errorf("status = %d, upstream's header %v, want 200 and no X-Fallback", w.Code, upstream)
+	}
+}
+
 func TestQuestionForTheWholeServerIsAnsweredAndLogged(t *testing.T) {
 	gw, lines := logged(t, "http://127.0.0.1:1", everything)
 	s := serve(t, gw)

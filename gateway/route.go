@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -308,6 +309,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t.finish() // what comes now is not bounded by Timeout
 	x.fallback = true
 	r = r.WithContext(r.Context())
+	r.Header = maps.Clone(r.Header) // the transport may still read the other
 	r.Body, r.ContentLength = http.NoBody, 0
 	r.Header = r.Header.Clone() // an attempt that was given up may read it still
 	rt.Fallback.ServeHTTP(w, r)
