@@ -311,6 +311,5 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(r.Context())
 	r.Header = maps.Clone(r.Header) // the transport may still read the other
 	r.Body, r.ContentLength = http.NoBody, 0
-	r.Header = r.Header.Clone() // an attempt that was given up may read it still
 	rt.Fallback.ServeHTTP(w, r)
 }
