@@ -37,7 +37,7 @@ type observed struct {
 
 const answer200 = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 
-// request returns the bytes of a request without a body that asks for the
+// raw returns the bytes of a request without a body that asks for the
 // connection's end, as all probes do.
 func raw(lines ...string) string {
 	return "GET / HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n" + strings.Join(lines, "\r\n") + "\r\n\r\n"
