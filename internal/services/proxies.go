@@ -93,7 +93,7 @@ func web(name string, find func() (string, error), args func(dir string, port in
 			if err != nil {
 				return nil, err
 			}
-			server, err := start(ctx, program{path: path, args: list, dir: dir, quit: syscall.SIGTERM})
+			server, err := start(ctx, program{path: path, args: list, dir: dir, quit: syscall.SIGTERM, orphans: true})
 			if err != nil {
 				return nil, err
 			}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAProxyForwardsToItsBackend(t *testing.T) {
@@ -42,6 +43,26 @@ func TestAProxyForwardsToItsBackend(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The workers of nginx serve on when their master is killed.
+func TestAKilledProxyLeavesNoWorkers(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer backend.Close()
+	s := Nginx(backend.Listener.Addr().String())
+	installed(t, s)
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := n.Kill(); err != nil {
+		t.Errorf("Kill() = %v, want nil", err)
+	}
+	if took := time.Since(began); took >= stragglers {
+		t.Errorf("Kill() took %v: it waited for workers that hold the output open", took)
+	}
+	down(t, n, "Kill")
 }
 
 func TestAProxyWithoutItsBackendIsNotReady(t *testing.T) {

@@ -20,6 +20,9 @@ func attributes(_ syscall.Signal, name string) (*syscall.SysProcAttr, error) {
 	return nil, nil
 }
 
+// killGroup has no group to kill here.
+func killGroup(int) {}
+
 func giveTo(string, string) error { return errRoot }
 
 var errRoot = errors.New("postgres does not run as root: run the tests as an ordinary user")
