@@ -21,12 +21,17 @@ func main() { os.Exit(run()) }
 
 // run returns the exit code.
 func run() int {
+	if asServer(os.Args[1:]) {
+		return 0
+	}
+	overGateway, endGateway := gatewayRows()
+	defer endGateway()
 	inProcess, endMessaging := messagingRows()
 	defer endMessaging()
 	overRabbitMQ, endRabbitMQ := rabbitmqRows()
 	defer endRabbitMQ()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overGateway} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

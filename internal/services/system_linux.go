@@ -22,6 +22,9 @@ func attributes(quit syscall.Signal, name string) (*syscall.SysProcAttr, error) 
 	return a, nil
 }
 
+// killGroup kills a process and its children.
+func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // they may have ended
+
 // giveTo makes the user of that name the owner of dir.
 func giveTo(name, dir string) error {
 	uid, gid, err := ids(name)
