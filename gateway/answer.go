@@ -88,5 +88,8 @@ func admit(resp *http.Response) error {
 	resp.Header.Del("Alt-Svc")
 	resp.Header.Del(requestIDHeader) // the gateway's own stands already
 	t.answer.final = true
+	if h := t.answer.Header(); h["Content-Type"] == nil && resp.Header["Content-Type"] == nil {
+		h["Content-Type"] = nil // or the server would guess one: of untyped data, it may make a page that runs
+	}
 	return nil
 }

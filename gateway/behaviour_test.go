@@ -58,6 +58,7 @@ var probes = []probe{
 	{"hop-by-hop fields of a 101", askUpgrade, answer101, hops("101"), "101, dropped"},
 	{"hop-by-hop fields of a 103", raw(), answer103, hops("103"), "103, dropped"},
 	{"Alt-Svc of the upstream", raw(), "HTTP/1.1 200 OK\r\nConnection: close\r\nAlt-Svc: h3=\":1\"\r\nContent-Length: 2\r\n\r\nok", returned("Alt-Svc:"), "dropped"},
+	{"an answer without Content-Type", raw(), "", returned("Content-Type:"), "dropped"},
 	{"?a=1;b=2", target("/?a=1;b=2"), "", arrives("?a=1;b=2"), "400"},
 	{"/a/%2e%2e/b", target("/a/%2e%2e/b"), "", arrives("/a/%2e%2e/b"), "400"},
 	{"/a%2Fb", target("/a%2Fb"), "", arrives("/a%2Fb"), "400"},

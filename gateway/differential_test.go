@@ -166,6 +166,7 @@ func FuzzGatewayForwardsAsReverseProxyDoesSaveForItsPolicy(f *testing.F) {
 		}
 		*ours, *theirs = capture{answer: answer}, capture{answer: answer}
 		got, want := httptest.NewRecorder(), httptest.NewRecorder()
+		want.Header()["Content-Type"] = nil // where there is none, ReverseProxy lets the server guess
 		gw.ServeHTTP(got, r)
 		if refuses := policyRefuses(twin); refuses || got.Code == http.StatusRequestEntityTooLarge {
 			if ours.got != nil || got.Code < 400 {
