@@ -181,6 +181,13 @@ func (b *replay) open() (io.ReadCloser, error) {
 	return b.current, nil
 }
 
+// end lets no attempt read any more: the body may be somebody else's by now.
+func (b *replay) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lost, b.current = true, nil
+}
+
 // Read implements [io.Reader].
 func (a *attempt) Read(p []byte) (int, error) {
 	b := a.body

@@ -134,6 +134,7 @@ func FuzzGatewayForwardsAsReverseProxyDoesSaveForItsPolicy(f *testing.F) {
 		{"GET /caf%c3%a9 HTTP/1.1\r\nHost: [::1]:8080\r\nX-Folded: a\r\n b\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Late: 1\r\n\r\n"},
 		{"OPTIONS /x HTTP/1.1\r\nHost: a..b\r\n\r\n", ok},
 		{"TRACE / HTTP/1.1\r\nHost: svc\r\n\r\n", ok},
+		{"GET / HTTP/1.1\r\nHost: svc\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Never\r\n\r\n0\r\n\r\n"},
 		{"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: \xa7\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"},
 	} {
 		f.Add(c[0], c[1])
@@ -164,6 +165,11 @@ func FuzzGatewayForwardsAsReverseProxyDoesSaveForItsPolicy(f *testing.F) {
 		resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(answer)), r)
 		if err != nil || resp.StatusCode < 200 { // 1xx are tests of their own
 			return
+		}
+		for name := range resp.Trailer {
+			if resp.Header[name] != nil {
+				return // ReverseProxy repeats the header in the trailers
+			}
 		}
 		*ours, *theirs = capture{answer: answer}, capture{answer: answer}
 		got, want := httptest.NewRecorder(), httptest.NewRecorder()
@@ -239,6 +245,7 @@ func compareAnswers(t *testing.T, got, want *httptest.ResponseRecorder) {
 	}
 	a, b := got.Header(), want.Header()
 	for _, h := range []http.Header{a, b} {
+		maps.DeleteFunc(h, func(_ string, values []string) bool { return len(values) == 0 }) // those are not sent
 		for _, name := range []string{"X-Request-Id", "Alt-Svc"} {
 			delete(h, name)
 			delete(h, http.TrailerPrefix+name)

@@ -1,133 +1,239 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"log/slog"
+	"maps"
 	"net/http"
-	"net/http/httputil"
+	"net/http/httptrace"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 )
 
-// proxy is the core that forwards requests to one upstream: httputil's
-// ReverseProxy, with guards for what it leaves open. Everything else reaches it
-// through forward alone, so that it can be exchanged.
+// proxy is the core that forwards requests to one upstream: it sends a request
+// down the chain, and copies the answer to the client.
 type proxy struct {
-	core *httputil.ReverseProxy
+	next    http.RoundTripper
+	buffers sync.Pool // of *[bufferSize]byte
 }
 
-func newProxy(upstream http.RoundTripper) *proxy {
-	return &proxy{&httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      &outermost{upstream},
-		ModifyResponse: admit,
-		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
-			tripOf(r.Context()).err = err
-		},
-		BufferPool: new(buffers),
-		ErrorLog:   slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // what matters comes as an error
-	}}
+const bufferSize = 32 << 10
+
+func newProxy(next http.RoundTripper) *proxy {
+	return &proxy{next: next, buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }}}
 }
 
 // forward sends r on its trip and copies the answer to the client. It returns an
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
-	// The core gets a request without header and path values, so that it need not
-	// copy them and clean the copy: rewrite puts the cleaned header in its place.
-	// Nor does it get trailers: what comes after the body has passed no check.
-	in := new(http.Request).WithContext(t)
-	in.Method, in.URL, in.Proto, in.ProtoMajor, in.ProtoMinor = r.Method, r.URL, r.Proto, r.ProtoMajor, r.ProtoMinor
-	in.Pattern, in.Body, in.ContentLength, in.TransferEncoding, in.RemoteAddr = r.Pattern, r.Body, r.ContentLength, r.TransferEncoding, r.RemoteAddr
-	t.header = r.Header
-	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
-		t.header = outbound(r.Header)
-	}
+	out := t.outgoing(r)
 	t.tries.begin(t.upstream)
-	p.core.ServeHTTP(&t.answer, in)
-	if t.err != nil && t.tunnel != nil {
-		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
+	resp, err := p.send(t, out)
+	if err != nil {
+		return err
 	}
-	return t.err
+	defer resp.Body.Close()
+	upgrade := resp.Header.Get("Upgrade")
+	removeHopByHop(resp.Header)
+	removeFraming(resp.Trailer)
+	if err := t.admit(out, resp, upgrade); err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return p.bridge(t, out, resp)
+	}
+	w, h := t.client, t.client.Header()
+	t.head(h, out, resp)
+	announced := len(resp.Trailer)
+	if announced > 0 {
+		h.Add("Trailer", strings.Join(slices.Sorted(maps.Keys(resp.Trailer)), ", "))
+	}
+	w.WriteHeader(resp.StatusCode)
+	if err := p.copy(t, resp); err != nil {
+		if r.Context().Value(http.ServerContextKey) == nil {
+			return nil // in a test: nobody would recover
+		}
+		panic(http.ErrAbortHandler)
+	}
+	removeFraming(resp.Trailer) // by now, those have come that nobody announced
+	if len(resp.Trailer) == 0 {
+		return nil
+	}
+	_ = http.NewResponseController(w).Flush() // trailers need chunks, a short body gets a length
+	prefix := ""
+	if len(resp.Trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	for name, values := range resp.Trailer {
+		h[prefix+name] = values
+	}
+	return nil
 }
 
-// rewrite makes the request to the upstream. Its header has been cleaned before;
-// what the gateway says of itself is set now, when nobody can take it away.
-func rewrite(pr *httputil.ProxyRequest) {
-	t := tripOf(pr.In.Context())
-	out := pr.Out
-	*out.URL = url.URL{
+// send returns the final response. No hint comes after it, not even where a Wrap
+// panics.
+func (p *proxy) send(t *trip, out *http.Request) (*http.Response, error) {
+	defer t.hinting.Lock() // for good
+	return p.next.RoundTrip(out)
+}
+
+// outgoing makes the request to the upstream, of those fields alone that concern
+// it. Trailers do not: what comes after the body has passed no check.
+func (t *trip) outgoing(r *http.Request) *http.Request {
+	ctx := context.Context(t)
+	if r.ProtoAtLeast(1, 1) { // others know no informational responses (RFC 9110 §15.2)
+		t.trace.Got1xxResponse = t.hint
+		ctx = httptrace.WithClientTrace(t, &t.trace)
+	}
+	t.url = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
 		Scheme: "http", Host: t.upstream.Name,
-		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
+		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery,
 	}
-	out.Header = t.header
-	out.Header[requestIDHeader] = t.exchange.id[:]
-	t.exchange.announce(out.Header)
-	if out.Body != nil {
-		t.body = &replay{src: out.Body, max: replayable(out)}
+	out := new(http.Request).WithContext(ctx)
+	out.Method, out.URL, out.Proto, out.ProtoMajor, out.ProtoMinor = r.Method, &t.url, r.Proto, r.ProtoMajor, r.ProtoMinor
+	out.Header, out.Pattern, out.RemoteAddr = r.Header, r.Pattern, r.RemoteAddr
+	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
+		out.Header = outbound(r.Header)
+		out.Header[requestIDHeader] = t.exchange.id[:] // it may have changed these
+		t.exchange.announce(out.Header)
+	}
+	if out.Header["User-Agent"] == nil {
+		out.Header["User-Agent"] = []string{""} // or the transport would name itself
+	}
+	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody { // else the transport could not try again
+		t.body = &replay{src: r.Body, max: replayable(r)}
+		out.ContentLength, out.TransferEncoding = r.ContentLength, r.TransferEncoding
 		out.GetBody = t.body.open
 		out.Body, _ = t.body.open() // the first time it cannot fail
 	}
+	return out
 }
 
-// outermost makes a response lead back to its trip, whatever a Wrap made of it.
-type outermost struct{ next http.RoundTripper }
+var errSwitch = errors.New("gateway: the upstream switched to a protocol that was not asked for")
 
-// RoundTrip implements [http.RoundTripper].
-func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := o.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	resp.Request = req
-	t := tripOf(req.Context())
+// admit decides whether the upstream's answer can be the client's.
+func (t *trip) admit(out *http.Request, resp *http.Response, upgrade string) error {
 	if at := t.tries.of(resp); at != nil {
 		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
-		if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
-			s.renew(resp, req, at)
+	}
+	if !t.arrived() {
+		return timeoutError{} // the headers have come, but too late
+	}
+	switch status := resp.StatusCode; {
+	case status == http.StatusSwitchingProtocols:
+		if !strings.EqualFold(upgrade, "websocket") || out.Header["Upgrade"] == nil {
+			return errSwitch
+		}
+	case status < 200 || status > 599:
+		return fmt.Errorf("gateway: the upstream answered with status %d, which HTTP does not have", status)
+	}
+	return nil
+}
+
+// head makes the header of the client's answer of the upstream's, beside what
+// middleware has set.
+func (t *trip) head(h http.Header, out *http.Request, resp *http.Response) {
+	for name, values := range resp.Header {
+		if has := h[name]; len(has) > 0 {
+			values = slices.Concat(has, values)
+		}
+		h[name] = values
+	}
+	if h["Content-Type"] == nil {
+		h["Content-Type"] = nil // or the server would guess one: of untyped data, it may make a page that runs
+	}
+	if out.Header["Te"] != nil && out.Method != http.MethodHead {
+		delete(h, "Content-Length") // HTTP/1.1 has no trailers where there is a length
+	}
+	if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
+		if at := t.tries.of(resp); at != nil {
+			s.renew(h, out, at)
 		}
 	}
-	return resp, nil
+	t.exchange.body.stop(untimed)
+	if t.http1 && t.exchange.body.unfinished() {
+		// Or the server would wait for the rest of the body before it answers.
+		h["Connection"] = []string{"close"}
+	}
 }
 
-// upstreamBody is the body of an answer on its way to the client.
-type upstreamBody struct {
-	io.ReadCloser
-	trip *trip
-	resp *http.Response
+// streams reports whether a client waits for the single pieces of an answer.
+func streams(resp *http.Response) bool {
+	kind := resp.Header.Get("Content-Type")
+	return resp.ContentLength < 0 || strings.HasPrefix(kind, "text/event-stream") || strings.HasPrefix(kind, "application/grpc")
 }
 
-// Read implements [io.Reader]. At the end, the trailers have come.
-func (b *upstreamBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	switch {
-	case errors.Is(err, io.EOF):
-		removeFraming(b.resp.Trailer)
-	case err != nil:
-		b.trip.exchange.err = err
-		if cause := context.Cause(b.trip); cause != nil {
-			b.trip.exchange.err = cause
+// copy copies the body of an answer.
+func (p *proxy) copy(t *trip, resp *http.Response) error {
+	client, at := http.NewResponseController(t.client), streams(resp)
+	if at {
+		_ = client.Flush() // the first piece may take long to come
+	}
+	buf := p.buffers.Get().(*[bufferSize]byte)
+	defer p.buffers.Put(buf)
+	for {
+		n, err := resp.Body.Read(buf[:])
+		if n > 0 {
+			if _, err := t.client.Write(buf[:n]); err != nil {
+				return err
+			}
+			if at {
+				_ = client.Flush() // should it fail, so does the next Write
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			t.exchange.err = cmp.Or(context.Cause(t), err)
+			return err
 		}
 	}
-	return n, err
 }
 
-// buffers is the [httputil.BufferPool] of a proxy.
-type buffers struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
-
-// Get implements [httputil.BufferPool].
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
-		return p[:]
+// bridge makes a tunnel of the two connections, and returns when it has ended.
+func (p *proxy) bridge(t *trip, out *http.Request, resp *http.Response) error {
+	back, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return errors.New("gateway: what Wrap returned for a 101 cannot be written to")
 	}
-	return make([]byte, bufferSize)
+	conn, buffered, err := http.NewResponseController(t.client).Hijack()
+	if err != nil {
+		return fmt.Errorf("gateway: tunnel: %w", err)
+	}
+	defer conn.Close()
+	defer t.when(t, func() { _ = back.Close() })()
+	h := t.client.Header()
+	t.head(h, out, resp)
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	resp.Header, resp.Body = h, nil // or Write would read it
+	if err := errors.Join(resp.Write(buffered), buffered.Flush()); err != nil {
+		return fmt.Errorf("gateway: tunnel: %w", err)
+	}
+	var up sync.WaitGroup
+	up.Go(func() { p.pour(back, conn) })
+	p.pour(conn, back)
+	up.Wait()
+	return nil
 }
 
-// Put implements [httputil.BufferPool].
-func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
+// pour copies one direction of a tunnel. Where it ends well, and the other side
+// can be told so, the opposite direction goes on.
+func (p *proxy) pour(to, from io.ReadWriteCloser) {
+	buf := p.buffers.Get().(*[bufferSize]byte)
+	defer p.buffers.Put(buf)
+	_, err := io.CopyBuffer(to, from, buf[:])
+	if half, ok := to.(interface{ CloseWrite() error }); err == nil && ok && half.CloseWrite() == nil {
+		return
+	}
+	_ = to.Close()
+	_ = from.Close()
+}

@@ -87,7 +87,7 @@ func (s *Sticky) wish(v *view, r *http.Request) int {
 
 // renew adds a cookie to the answer unless the client's names the target that
 // gave it, by the key of today.
-func (s *Sticky) renew(resp *http.Response, r *http.Request, at *Instance) {
+func (s *Sticky) renew(h http.Header, r *http.Request, at *Instance) {
 	for _, c := range r.CookiesNamed(s.Cookie) {
 		if c.Value == at.tags[0] {
 			return
@@ -97,5 +97,5 @@ func (s *Sticky) renew(resp *http.Response, r *http.Request, at *Instance) {
 		Name: s.Cookie, Value: at.tags[0], Path: "/", MaxAge: int(s.MaxAge / time.Second),
 		HttpOnly: true, Secure: !s.Insecure, SameSite: s.SameSite,
 	}
-	resp.Header.Add("Set-Cookie", c.String())
+	h.Add("Set-Cookie", c.String())
 }

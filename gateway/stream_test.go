@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +84,27 @@ func TestTrailersOfTheUpstreamReachTheClient(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// P24: net/http sends, as a trailer that was announced, what stands under its name
+// in the header.
+func TestTrailersAreNotMixedWithFieldsOfTheSameName(t *testing.T) {
+	for name, c := range map[string]struct {
+		late string
+		want []string
+	}{"it comes": {"X-Sum: 7\r\n", []string{"7"}}, "it never comes": {"", nil}} {
+		t.Run(name, func(t *testing.T) {
+			at := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+				if _, err := http.ReadRequest(r); err == nil {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Sum: 1\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\n"+c.late+"\r\n")
+				}
+			})
+			resp, _ := get(t, serve(t, build(t, gateway.Upstream{Targets: []string{at}}, everything)).URL)
+			if resp.Header.Get("X-Sum") != "1" || !slices.Equal(resp.Trailer["X-Sum"], c.want) {
+				t.Errorf("header %v, trailer %v, want X-Sum 1 and %v", resp.Header, resp.Trailer, c.want)
+			}
+		})
 	}
 }
 

@@ -3,8 +3,11 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
+	"maps"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,15 +58,14 @@ type trip struct {
 	told     [1]string // how long the first attempt has
 	http1    bool      // by which the client speaks
 	cancel   context.CancelCauseFunc
-	answer   answer
-	arriving upstreamBody
-	body     *replay     // nil where the request has none
-	at       location    // that the upstream sees
-	header   http.Header // likewise
+	client   http.ResponseWriter
+	body     *replay  // nil where the request has none
+	at       location // that the upstream sees
+	url      url.URL  // likewise, but for the target
+	trace    httptrace.ClientTrace
+	hinting  sync.Mutex // while an informational response passes, and for good once the final one has come
 	tries    tries
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
-	tunnel   io.Closer   // the connection of a 101; nil elsewhere
-	err      error       // why there is no answer
 	next     *trip       // of the same exchange
 	finished bool
 
@@ -105,7 +107,7 @@ func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip
 		t = new(trip)
 	}
 	t.route, t.exchange, t.limits, t.http1 = rt, x, limitsOf(r.Header), r.ProtoMajor == 1
-	t.answer.ResponseWriter, t.answer.bare = w, !r.ProtoAtLeast(1, 1)
+	t.client = w
 	timeout := t.limits.cap(rt.Timeout)
 	t.hurried = timeout < rt.Timeout
 	t.deadline = time.Now().Add(timeout)
@@ -205,21 +207,48 @@ func (t *trip) abort(cause error) {
 // that is the client's failure, and the Read has to end for the attempt to end.
 func (t *trip) send(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	if body := t.exchange.body; body.unfinished() {
-		t.checks.Add(1)
-		stop := context.AfterFunc(req.Context(), func() {
-			defer t.checks.Done()
+		defer t.when(req.Context(), func() {
 			if body.waiting.Load() && !t.answered.Load() && t.Err() == nil {
 				t.starved.Store(true)
 				body.stop(broken)
 			}
-		})
-		defer func() {
-			if stop() {
-				t.checks.Done()
-			}
-		}()
+		})()
 	}
 	return next.RoundTrip(req)
+}
+
+// when calls f once ctx ends, unless it is told to stop before. The end of the
+// trip waits for f.
+func (t *trip) when(ctx context.Context, f func()) (stop func()) {
+	t.checks.Add(1)
+	still := context.AfterFunc(ctx, func() {
+		defer t.checks.Done()
+		f()
+	})
+	return func() {
+		if still() {
+			t.checks.Done()
+		}
+	}
+}
+
+// hint passes an informational response on. It is called by goroutines of the
+// transport, of several attempts even at once, and after the answer, too: then the
+// hint is dropped, rather than that one waits for another.
+func (t *trip) hint(status int, early textproto.MIMEHeader) error {
+	if status == http.StatusContinue || !t.hinting.TryLock() { // the server says 100 itself, as soon as the body is read
+		return nil
+	}
+	defer t.hinting.Unlock()
+	h := t.client.Header()
+	kept := maps.Clone(h)
+	clear(h)
+	maps.Copy(h, early)
+	removeHopByHop(h)
+	t.client.WriteHeader(status)
+	clear(h)
+	maps.Copy(h, kept)
+	return nil
 }
 
 // finish ends the trip and whatever is still under way for it. It waits for
@@ -238,6 +267,9 @@ func (t *trip) finish() {
 	t.mu.Unlock()
 	t.cancel(nil)
 	t.checks.Wait()
+	if t.body != nil {
+		t.body.end()
+	}
 	t.tries.end()
 	t.exchange.leave(t)
 }
