@@ -97,6 +97,29 @@ func TestClientThatTakesNothingIsBrokenOffAfterIdleTimeout(t *testing.T) {
 	})
 }
 
+// Nor does a context end the Write of a hint, which Timeout has to.
+func TestClientThatTakesNoHintsIsBrokenOffByTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		use := func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(over)
+				next.ServeHTTP(w, r)
+			})
+		}
+		s := bubble(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			<-r.Context().Done()
+		}, gateway.Upstream{}, gateway.Route{Timeout: time.Minute, Use: []func(http.Handler) http.Handler{use}})
+		start := time.Now()
+		dialPipe(t, s).send(t, "GET / HTTP/1.1", "Host: svc")
+		<-over
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("the request lasted %v, want 1m", took)
+		}
+	})
+}
+
 // What only one side says keeps the stream open for both.
 func TestOneDirectionKeepsAStreamOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

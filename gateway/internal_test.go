@@ -249,3 +249,19 @@ func TestAttemptThatWaitsForTheClientKeepsTheNextOneFromOpening(t *testing.T) {
 		t.Errorf("the first attempt read on: %d, %v, want an error", n, err)
 	}
 }
+
+func TestNothingIsReadOfABodyWhoseTripIsOver(t *testing.T) {
+	src := strings.NewReader("body")
+	b := &replay{src: src, max: 10}
+	body, _ := b.open()
+	if _, err := io.ReadFull(body, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	b.end()
+	if n, err := body.Read(make([]byte, 1)); n != 0 || !errors.Is(err, http.ErrBodyReadAfterClose) {
+		t.Errorf("Read() = %d, %v, want ErrBodyReadAfterClose", n, err)
+	}
+	if _, err := b.open(); !errors.Is(err, errNotReplayable) || src.Len() != 2 {
+		t.Errorf("open() = %v, %d bytes unread, want errNotReplayable and 2", err, src.Len())
+	}
+}

@@ -213,6 +213,60 @@ func TestEarlyHintsPassWithoutHopByHopFieldsAndWipeNothing(t *testing.T) {
 	}
 }
 
+// P25.
+func TestClientOfHTTP10GetsNoHints(t *testing.T) {
+	at := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+	s := serve(t, build(t, gateway.Upstream{Targets: []string{at}}, everything))
+	if resp, body := exchange(t, s, "GET / HTTP/1.0", "Host: svc"); resp.StatusCode != http.StatusOK || body != "ok" {
+		t.Errorf("response = %s %q, want 200 ok at once", resp.Status, body)
+	}
+}
+
+// P25: transports call the hook from goroutines of their own, whenever that is.
+func TestHintsThatComeAfterTheAnswerAreDropped(t *testing.T) {
+	wrap := func(http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			hint := httptrace.ContextClientTrace(r.Context()).Got1xxResponse
+			late := hook{strings.NewReader("ok"), func() { _ = hint(http.StatusEarlyHints, textproto.MIMEHeader{"Link": {"</late>"}}) }}
+			return &http.Response{StatusCode: http.StatusOK, Header: make(http.Header), ContentLength: -1, Body: late, Request: r}, nil
+		})
+	}
+	w := &statuses{ResponseWriter: httptest.NewRecorder()}
+	gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: wrap}, everything)
+	gw.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", http.NoBody))
+	if !slices.Equal(w.all, []int{http.StatusOK}) {
+		t.Errorf("statuses %v, want 200 alone", w.all)
+	}
+}
+
+// statuses remembers the statuses that are written.
+type statuses struct {
+	http.ResponseWriter
+	all []int
+}
+
+func (s *statuses) WriteHeader(status int) {
+	s.all = append(s.all, status)
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// hook is a body that does something before each Read.
+type hook struct {
+	io.Reader
+	do func()
+}
+
+func (h hook) Read(p []byte) (int, error) {
+	h.do()
+	return h.Reader.Read(p)
+}
+
+func (h hook) Close() error { return nil }
+
 // P26.
 func TestAnswerBeforeTheBodyReachesAClientThatWaitsFor100Continue(t *testing.T) {
 	s := front(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

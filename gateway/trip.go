@@ -63,7 +63,8 @@ type trip struct {
 	at       location // that the upstream sees
 	url      url.URL  // likewise, but for the target
 	trace    httptrace.ClientTrace
-	hinting  sync.Mutex // while an informational response passes, and for good once the final one has come
+	hinting  sync.Mutex  // while an informational response passes, and for good once the final one has come
+	telling  atomic.Bool // the client is being told of it, which may block
 	tries    tries
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	next     *trip       // of the same exchange
@@ -198,7 +199,7 @@ func (t *trip) abort(cause error) {
 	x.body.stop(broken)
 	if tunnel := x.tunnel.Load(); tunnel != nil {
 		_ = tunnel.SetDeadline(time.Now())
-	} else if t.answered.Load() {
+	} else if t.answered.Load() || t.telling.Load() {
 		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Now())
 	}
 }
@@ -240,6 +241,11 @@ func (t *trip) hint(status int, early textproto.MIMEHeader) error {
 		return nil
 	}
 	defer t.hinting.Unlock()
+	t.telling.Store(true)
+	defer t.telling.Store(false)
+	if t.Err() != nil {
+		return nil // abort did not see that this began
+	}
 	h := t.client.Header()
 	kept := maps.Clone(h)
 	clear(h)

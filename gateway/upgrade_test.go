@@ -114,6 +114,25 @@ func TestBytesSentRightBehindAnUpgradeRequestReachTheUpstream(t *testing.T) {
 	wantEcho(t, c, "late")
 }
 
+// P11.
+func TestBytesSentRightBehindA101ReachTheClient(t *testing.T) {
+	at := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		_, _ = http.ReadRequest(r)
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly\n")
+		_, _ = io.Copy(c, r)
+	})
+	s := serve(t, build(t, gateway.Upstream{Targets: []string{at}}, everything))
+	c := dial(t, s)
+	c.send(t, handshake...)
+	if resp, _ := c.response(t); resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("status = %d, want 101", resp.StatusCode)
+	}
+	if got, err := c.r.ReadString('\n'); got != "early\n" {
+		t.Fatalf("tunnel = %q, %v, want early", got, err)
+	}
+	wantEcho(t, c, "late")
+}
+
 // P10.
 func TestUpgradeToAnythingButWebSocketIsServedAsAPlainRequest(t *testing.T) {
 	backend := new(recorder)
@@ -223,4 +242,15 @@ func TestUpgradeOnAWriterThatCannotIsAnsweredBy502(t *testing.T) {
 	if w.Code != http.StatusBadGateway {
 		t.Errorf("status = %d, want 502", w.Code)
 	}
+}
+
+func TestTunnelThatWrapHasMadeUnwritableIs502(t *testing.T) {
+	wrap := func(http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusSwitchingProtocols, Header: http.Header{"Upgrade": {"websocket"}}, Body: http.NoBody, Request: r}, nil
+		})
+	}
+	s := serve(t, build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: wrap}, everything))
+	resp, body := exchange(t, s, handshake...)
+	wantProblem(t, resp, body, http.StatusBadGateway)
 }
