@@ -27,8 +27,9 @@
 // its route; the route's Use; and then what the route has: a Handler, a Redirect,
 // or the way to an upstream, which is the one of a Split; Fallback; Retry; Hedge;
 // the choice of a target; that target's breaker; the upstream's Wrap; the
-// connection. The core that copies requests and answers is
-// [httputil.ReverseProxy].
+// connection. The core that copies requests and answers is the gateway's own; what
+// it does, save for what is promised below, is what [httputil.ReverseProxy] does,
+// and a fuzz test compares the two.
 //
 // The targets of an upstream are given, or found by a [Resolver] such as [DNS]. A
 // [Picker] chooses among those that are well: whom [Health] has not found wanting
@@ -66,7 +67,8 @@
 //     switches to anything else is answered for by 502, and its connection closed.
 //   - Informational responses pass, to clients that know them, and leave nothing
 //     in the answer.
-//   - An answer that breaks off is broken off for the client too.
+//   - An answer that breaks off is broken off for the client too. One without
+//     Content-Type stays without.
 //   - A request body is sent again byte for byte or not at all, and a request that
 //     is not idempotent only if nothing of it was sent.
 //   - A retry goes to a target that the request has not been to, while there is

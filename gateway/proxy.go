@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -39,40 +40,25 @@ func (p *proxy) forward(r *http.Request, t *trip) error {
 		return err
 	}
 	defer resp.Body.Close()
-	upgrade := resp.Header.Get("Upgrade")
-	removeHopByHop(resp.Header)
-	removeFraming(resp.Trailer)
-	if err := t.admit(out, resp, upgrade); err != nil {
+	if err := t.admit(out, resp); err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return p.bridge(t, out, resp)
 	}
-	w, h := t.client, t.client.Header()
-	t.head(h, out, resp)
+	t.head(out, resp)
 	announced := len(resp.Trailer)
 	if announced > 0 {
-		h.Add("Trailer", strings.Join(slices.Sorted(maps.Keys(resp.Trailer)), ", "))
+		t.client.Header().Add("Trailer", strings.Join(slices.Sorted(maps.Keys(resp.Trailer)), ", "))
 	}
-	w.WriteHeader(resp.StatusCode)
+	t.client.WriteHeader(resp.StatusCode)
 	if err := p.copy(t, resp); err != nil {
 		if r.Context().Value(http.ServerContextKey) == nil {
 			return nil // in a test: nobody would recover
 		}
 		panic(http.ErrAbortHandler)
 	}
-	removeFraming(resp.Trailer) // by now, those have come that nobody announced
-	if len(resp.Trailer) == 0 {
-		return nil
-	}
-	_ = http.NewResponseController(w).Flush() // trailers need chunks, a short body gets a length
-	prefix := ""
-	if len(resp.Trailer) != announced {
-		prefix = http.TrailerPrefix
-	}
-	for name, values := range resp.Trailer {
-		h[prefix+name] = values
-	}
+	t.trail(resp.Trailer, announced)
 	return nil
 }
 
@@ -81,6 +67,30 @@ func (p *proxy) forward(r *http.Request, t *trip) error {
 func (p *proxy) send(t *trip, out *http.Request) (*http.Response, error) {
 	defer t.hinting.Lock() // for good
 	return p.next.RoundTrip(out)
+}
+
+// hint passes an informational response on. Goroutines of the transport call it,
+// of several attempts at once, and even after the final response: a hint that
+// would have to wait is dropped.
+func (t *trip) hint(status int, early textproto.MIMEHeader) error {
+	if status == http.StatusContinue || !t.hinting.TryLock() { // the server says 100 itself, as soon as the body is read
+		return nil
+	}
+	defer t.hinting.Unlock()
+	t.telling.Store(true)
+	defer t.telling.Store(false)
+	if t.Err() != nil {
+		return nil // abort did not see that this began
+	}
+	h := t.client.Header()
+	kept := maps.Clone(h)
+	clear(h)
+	maps.Copy(h, early)
+	removeHopByHop(h)
+	t.client.WriteHeader(status)
+	clear(h)
+	maps.Copy(h, kept)
+	return nil
 }
 
 // outgoing makes the request to the upstream, of those fields alone that concern
@@ -119,8 +129,11 @@ func (t *trip) outgoing(r *http.Request) *http.Request {
 
 var errSwitch = errors.New("gateway: the upstream switched to a protocol that was not asked for")
 
-// admit decides whether the upstream's answer can be the client's.
-func (t *trip) admit(out *http.Request, resp *http.Response, upgrade string) error {
+// admit checks the final response and removes what is not for the client.
+func (t *trip) admit(out *http.Request, resp *http.Response) error {
+	upgrade := resp.Header.Get("Upgrade")
+	removeHopByHop(resp.Header)
+	removeFraming(resp.Trailer)
 	if at := t.tries.of(resp); at != nil {
 		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
 	}
@@ -138,9 +151,9 @@ func (t *trip) admit(out *http.Request, resp *http.Response, upgrade string) err
 	return nil
 }
 
-// head makes the header of the client's answer of the upstream's, beside what
-// middleware has set.
-func (t *trip) head(h http.Header, out *http.Request, resp *http.Response) {
+// head adds the upstream's header to what middleware has set.
+func (t *trip) head(out *http.Request, resp *http.Response) {
+	h := t.client.Header()
 	for name, values := range resp.Header {
 		if has := h[name]; len(has) > 0 {
 			values = slices.Concat(has, values)
@@ -162,6 +175,23 @@ func (t *trip) head(h http.Header, out *http.Request, resp *http.Response) {
 	if t.http1 && t.exchange.body.unfinished() {
 		// Or the server would wait for the rest of the body before it answers.
 		h["Connection"] = []string{"close"}
+	}
+}
+
+// trail passes the trailers on, of which so many were announced.
+func (t *trip) trail(trailer http.Header, announced int) {
+	removeFraming(trailer) // by now, those have come that nobody announced
+	if len(trailer) == 0 {
+		return
+	}
+	_ = http.NewResponseController(t.client).Flush() // a short body would get a length, and no chunks
+	prefix := ""
+	if len(trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	h := t.client.Header()
+	for name, values := range trailer {
+		h[prefix+name] = values
 	}
 }
 
@@ -197,43 +227,4 @@ func (p *proxy) copy(t *trip, resp *http.Response) error {
 			return err
 		}
 	}
-}
-
-// bridge makes a tunnel of the two connections, and returns when it has ended.
-func (p *proxy) bridge(t *trip, out *http.Request, resp *http.Response) error {
-	back, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		return errors.New("gateway: what Wrap returned for a 101 cannot be written to")
-	}
-	conn, buffered, err := http.NewResponseController(t.client).Hijack()
-	if err != nil {
-		return fmt.Errorf("gateway: tunnel: %w", err)
-	}
-	defer conn.Close()
-	defer t.when(t, func() { _ = back.Close() })()
-	h := t.client.Header()
-	t.head(h, out, resp)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
-	resp.Header, resp.Body = h, nil // or Write would read it
-	if err := errors.Join(resp.Write(buffered), buffered.Flush()); err != nil {
-		return fmt.Errorf("gateway: tunnel: %w", err)
-	}
-	var up sync.WaitGroup
-	up.Go(func() { p.pour(back, conn) })
-	p.pour(conn, back)
-	up.Wait()
-	return nil
-}
-
-// pour copies one direction of a tunnel. Where it ends well, and the other side
-// can be told so, the opposite direction goes on.
-func (p *proxy) pour(to, from io.ReadWriteCloser) {
-	buf := p.buffers.Get().(*[bufferSize]byte)
-	defer p.buffers.Put(buf)
-	_, err := io.CopyBuffer(to, from, buf[:])
-	if half, ok := to.(interface{ CloseWrite() error }); err == nil && ok && half.CloseWrite() == nil {
-		return
-	}
-	_ = to.Close()
-	_ = from.Close()
 }

@@ -3,10 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -231,30 +229,6 @@ func (t *trip) when(ctx context.Context, f func()) (stop func()) {
 			t.checks.Done()
 		}
 	}
-}
-
-// hint passes an informational response on. It is called by goroutines of the
-// transport, of several attempts even at once, and after the answer, too: then the
-// hint is dropped, rather than that one waits for another.
-func (t *trip) hint(status int, early textproto.MIMEHeader) error {
-	if status == http.StatusContinue || !t.hinting.TryLock() { // the server says 100 itself, as soon as the body is read
-		return nil
-	}
-	defer t.hinting.Unlock()
-	t.telling.Store(true)
-	defer t.telling.Store(false)
-	if t.Err() != nil {
-		return nil // abort did not see that this began
-	}
-	h := t.client.Header()
-	kept := maps.Clone(h)
-	clear(h)
-	maps.Copy(h, early)
-	removeHopByHop(h)
-	t.client.WriteHeader(status)
-	clear(h)
-	maps.Copy(h, kept)
-	return nil
 }
 
 // finish ends the trip and whatever is still under way for it. It waits for
