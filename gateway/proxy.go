@@ -56,7 +56,7 @@ func (p *proxy) forward(r *http.Request, t *trip) error {
 		if r.Context().Value(http.ServerContextKey) == nil {
 			return nil // in a test: nobody would recover
 		}
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // the one way to tell a server to break an answer off
 	}
 	t.trail(resp.Trailer, announced)
 	return nil

@@ -20,7 +20,7 @@ func (p *proxy) bridge(t *trip, out *http.Request, resp *http.Response) error {
 	if err != nil {
 		return fmt.Errorf("gateway: tunnel: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	defer t.when(t, func() { _ = back.Close() })()
 	t.head(out, resp)
 	h := t.client.Header()
