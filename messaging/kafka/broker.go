@@ -18,11 +18,12 @@ var _ messaging.Broker = (*Broker)(nil)
 // with one client for all publishing and one for each group that it subscribes.
 // Its methods are safe for concurrent use. Close it to free its connections.
 type Broker struct {
-	cfg     Config
-	out     *kgo.Client   // publishes and administers
-	reached atomic.Bool   // out has had an answer from a broker
-	room    quota         // what out may hold
-	closing chan struct{} // closed when Close begins
+	cfg      Config
+	out      *kgo.Client   // publishes and administers
+	reached  atomic.Bool   // out has had an answer from a broker
+	room     quota         // what out may hold
+	closing  chan struct{} // closed when Close begins
+	troubles *troubles
 
 	mu      sync.Mutex
 	closed  bool               // guarded by mu
@@ -44,7 +45,7 @@ func New(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, room: quota{free: maxInFlight}}
+	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, room: quota{free: maxInFlight}, troubles: newTroubles(cfg.Logger)}
 	if b.out, err = kgo.NewClient(b.producer()...); err != nil {
 		return nil, fmt.Errorf("kafka: config: %w", err)
 	}

@@ -72,6 +72,11 @@
 //   - Publish returns nil only for what all in-sync replicas have stored.
 //   - A lost leader neither reorders nor doubles; a lost connection is no error while
 //     the context lasts, and stores nothing twice.
+//   - A broker that is down for longer than the client keeps a record, or refuses to be
+//     dialled, is no error either: only a broker's own answer refuses a message for
+//     good.
+//   - An outage is two lines in the log, one when it begins and one when it ends,
+//     however long it is.
 //   - One caller who leaves takes nobody else's message along.
 //   - Publish to a missing topic fails soon and for good; wrong credentials and
 //     missing permissions are told at once.

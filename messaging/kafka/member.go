@@ -115,13 +115,14 @@ func (m *member) prepare() ([]string, error) {
 		if err == nil {
 			var topics []string
 			if topics, err = m.b.ensure(m.ctx, cl, m.t, m.n); err == nil {
+				m.b.troubles.well(m.log, "prepare "+m.group, "kafka: the group is prepared")
 				return topics, nil
 			}
 		}
 		if permanent(err) || m.ctx.Err() != nil {
 			return nil, err
 		}
-		m.log.Warn("kafka: the group cannot be prepared", slog.Any("err", err))
+		m.b.troubles.met(m.log, "prepare "+m.group, "kafka: the group cannot be prepared", slog.Any("err", err))
 		if err := pause(m.ctx, m.b.closing, backoff(failures)); err != nil {
 			return nil, err
 		}
@@ -197,6 +198,7 @@ func (m *member) take() error {
 // fault returns an error for which it is pointless to go on.
 func (m *member) fault(fetches kgo.Fetches) error {
 	var fatal error
+	failed := false
 	fetches.EachError(func(topic string, num int32, err error) {
 		switch d := denied(err); {
 		case d != nil:
@@ -205,9 +207,13 @@ func (m *member) fault(fetches kgo.Fetches) error {
 			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, m.group, err)
 		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		default:
-			m.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
+			failed = true
+			m.b.troubles.met(m.log, "fetch "+m.group, "kafka: fetching fails", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
 		}
 	})
+	if !failed && m.b.troubles.any.Load() > 0 && !fetches.Empty() {
+		m.b.troubles.well(m.log, "fetch "+m.group, "kafka: fetching succeeds again")
+	}
 	return fatal
 }
 

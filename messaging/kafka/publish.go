@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -60,6 +62,10 @@ func (f *flight) land(n int64) {
 func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f *flight) {
 	giveUp := func(err error) {
 		for _, o := range todo {
+			if last := o.err; last != nil && !errors.Is(last, err) {
+				o.err = fmt.Errorf("%w: the last attempt: %w", err, last)
+				continue
+			}
 			o.err = err
 		}
 	}
@@ -80,6 +86,7 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f 
 		}
 		b.fly(ctx, cl, todo, f)
 		var again []*outgoing
+		stored := false
 		for _, o := range todo {
 			if !o.landed.Load() {
 				o.err = fmt.Errorf("%w: %w", messaging.ErrNotConfirmed, b.ended(ctx))
@@ -89,9 +96,14 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f 
 			if o.err, repeat = b.unpublished(topic, o.answer); repeat {
 				again = append(again, o)
 			}
+			stored = stored || o.err == nil
 		}
-		if todo = again; len(todo) > 0 {
-			b.cfg.Logger.Warn("kafka: messages go out again", slog.String("topic", topic), slog.Int("count", len(todo)), slog.Any("err", todo[0].err))
+		if stored && b.troubles.any.Load() > 0 {
+			b.troubles.well(b.cfg.Logger, "publish "+topic, "kafka: messages get through again", slog.String("topic", topic))
+		}
+		if todo = again; len(todo) > 0 && b.ended(ctx) == nil {
+			b.troubles.met(b.cfg.Logger, "publish "+topic, "kafka: messages go out again",
+				slog.String("topic", topic), slog.Int("count", len(todo)), slog.Any("err", todo[0].err))
 			_ = pause(ctx, b.closing, backoff(failures))
 			f = new(flight)
 		}
@@ -105,6 +117,7 @@ func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *f
 	f.left.Store(int64(len(todo)))
 	for i, o := range todo {
 		o.landed.Store(false)
+		o.rec.Timestamp = time.Time{} // the client sets it, and counts deliveryTimeout from it
 		cost := o.cost()
 		if err := b.room.take(ctx, b.closing, cost); err != nil {
 			for _, o := range todo[i:] {
