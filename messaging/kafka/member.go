@@ -42,6 +42,7 @@ type member struct {
 	poll       *turn
 	committing chan struct{} // holds a token: one commit at a time
 	dirty      chan struct{} // told when there is something to commit
+	eaten      chan struct{} // told when a partition may be fetched again, or runs out
 
 	pausing sync.Mutex // orders what is paused at the client; held for no I/O
 
@@ -66,7 +67,7 @@ func (b *Broker) newMember(t target, n names) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{
 		b: b, t: t, n: n, group: n.group, ctx: ctx, leave: cancel, done: make(chan struct{}), began: make(chan struct{}), poll: newTurn(),
-		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1), eaten: make(chan struct{}, 1),
 		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, left: map[partOf]struct{}{}, idle: make(chan struct{}),
 		log: b.cfg.Logger.With(slog.String("topic", t.topic), slog.String("group", t.group)),
 	}
@@ -184,15 +185,60 @@ func (m *member) take() error {
 		})
 		m.mu.Unlock()
 		for _, p := range filled {
-			p.balance()
 			tell(p.wake)
 		}
 		stop()
 		if err := m.fault(fetches); err != nil {
 			return err
 		}
+		m.digest()
+		for _, p := range filled {
+			p.balance()
+		}
 	}
 	return nil
+}
+
+// digest waits until what was fetched is handed out so far that more may come, for at
+// most fetchWait. The client has the next fetch ready by then. A partition that is
+// paused at once would be resumed into a fetch of the others, which waits at the
+// broker while they have nothing. One that is slow is paused after that: what it has
+// left lasts for as long as such a fetch.
+func (m *member) digest() {
+	if !m.eating() {
+		return
+	}
+	t := time.NewTimer(fetchWait)
+	defer t.Stop()
+	for m.eating() {
+		select {
+		case <-m.eaten:
+		case <-t.C:
+			return
+		case <-m.ctx.Done():
+			return
+		case <-m.b.closing:
+			return
+		}
+	}
+}
+
+// eating reports whether a partition has enough for now, and none that has more at
+// the broker has run out.
+func (m *member) eating() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	full := false
+	for _, p := range m.parts {
+		switch {
+		case p.parked:
+		case p.full:
+			full = true
+		case p.behind && len(p.queue) == 0:
+			return false
+		}
+	}
+	return full
 }
 
 // fault returns an error for which it is pointless to go on.

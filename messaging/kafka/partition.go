@@ -33,6 +33,8 @@ type partition struct {
 	queued   int           // bytes of queue
 	due      time.Time     // when queue[0] may be handed out, once it was looked at
 	full     bool          // fetching is to pause
+	parked   bool          // it does, or is about to
+	behind   bool          // there is more at the broker than was fetched
 	begun    bool          // records have come
 	unsure   bool          // what was fetched first may have been in hand before
 	doubt    int64         // up to which offset
@@ -85,6 +87,7 @@ func (p *partition) fill(f kgo.FetchPartition) bool {
 	if p.queued >= maxQueued {
 		p.full = true
 	}
+	p.behind = f.Records[len(f.Records)-1].Offset+1 < f.HighWatermark
 	return true
 }
 
@@ -99,7 +102,9 @@ func (p *partition) balance() {
 	defer p.m.pausing.Unlock()
 	p.m.mu.Lock()
 	pause := p.full && !p.ended // a client remembers what is paused beyond a rebalance
+	p.parked = pause
 	p.m.mu.Unlock()
+	tell(p.m.eaten)
 	if pause == p.paused {
 		return
 	}
@@ -186,9 +191,8 @@ func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained
 		}
 		if wait := p.due.Sub(now); wait > 0 {
 			// What lies in a rung for minutes must not lie in memory for as long.
-			changed := !p.full
 			p.full = true
-			return nil, wait, changed
+			return nil, wait, !p.parked
 		}
 	}
 	if h = p.give(rec); h != nil {
@@ -206,6 +210,9 @@ func (p *partition) shift() {
 	p.queue[0] = nil
 	p.queue = p.queue[1:]
 	p.due = time.Time{}
+	if len(p.queue) == 0 {
+		tell(p.m.eaten)
+	}
 }
 
 // drain reports whether fetching may go on again.
