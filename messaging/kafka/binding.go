@@ -53,6 +53,11 @@ func (o *outgoing) encode(topic string, m *messaging.Message, source string) {
 	buf := make([]byte, 0, size)
 	piece := func(from int) []byte { return buf[from:len(buf):len(buf)] }
 	headers := o.room[:0]
+	if at := event.Time; !at.IsZero() { // as Attributes has it, without a string of its own
+		buf = at.UTC().AppendFormat(buf, time.RFC3339Nano)
+		headers = append(headers, kgo.RecordHeader{Key: "ce_time", Value: piece(0)})
+		event.Time = time.Time{}
+	}
 	add := func(name, value string) {
 		from := len(buf)
 		buf = append(buf, value...)

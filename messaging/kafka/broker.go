@@ -45,7 +45,8 @@ func New(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, room: quota{free: maxInFlight}, troubles: newTroubles(cfg.Logger)}
+	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, troubles: newTroubles(cfg.Logger)}
+	b.room.free.Store(maxInFlight)
 	if b.out, err = kgo.NewClient(b.producer()...); err != nil {
 		return nil, fmt.Errorf("kafka: config: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,43 +142,87 @@ func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *f
 	}
 }
 
-// A quota is a number of bytes that several share.
+// A quota is a number of bytes that several share, first come, first served.
 type quota struct {
-	mu      sync.Mutex
-	free    int64           // guarded by mu
-	waiting []chan struct{} // guarded by mu; closed when there may be room
+	free atomic.Int64 // of maxInFlight, less what is in use
+	wait atomic.Int64 // how many are in line, so that give costs a load while none is
+
+	mu   sync.Mutex
+	line []*claim // guarded by mu
 }
 
-// take waits until n are free, or takes all when that is less: one record that is
-// larger than all must pass too.
-func (q *quota) take(ctx context.Context, closing <-chan struct{}, n int64) error {
+// A claim is somebody who waits for n bytes.
+type claim struct {
+	n    int64
+	room chan struct{} // closed when they are taken
+}
+
+// try takes n when they are free, or all of them when n is more than there is: one
+// record that is larger than all must pass too.
+func (q *quota) try(n int64) bool {
 	for {
-		q.mu.Lock()
-		if q.free >= n || q.free == maxInFlight {
-			q.free -= n
-			q.mu.Unlock()
-			return nil
+		free := q.free.Load()
+		if free < n && free != maxInFlight {
+			return false
 		}
-		room := make(chan struct{})
-		q.waiting = append(q.waiting, room)
-		q.mu.Unlock()
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-closing:
-			return messaging.ErrClosed
+		if q.free.CompareAndSwap(free, free-n) {
+			return true
 		}
 	}
 }
 
-func (q *quota) give(n int64) {
+// take waits until n are taken, or ctx or the Broker ends, which is the error.
+func (q *quota) take(ctx context.Context, closing <-chan struct{}, n int64) error {
+	if q.wait.Load() == 0 && q.try(n) {
+		return nil
+	}
+	c := &claim{n, make(chan struct{})}
+	q.wait.Add(1) // before it is looked at what is free: who gives after that sees it
 	q.mu.Lock()
-	q.free += n
-	waiting := q.waiting
-	q.waiting = nil
+	q.line = append(q.line, c)
+	q.serve()
 	q.mu.Unlock()
-	for _, room := range waiting {
-		close(room)
+	var err error
+	select {
+	case <-c.room:
+		return nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-closing:
+		err = messaging.ErrClosed
+	}
+	q.mu.Lock()
+	i := slices.Index(q.line, c)
+	if i >= 0 {
+		q.line = slices.Delete(q.line, i, i+1)
+		q.wait.Add(-1)
+		q.serve() // whoever was behind it may need less
+	}
+	q.mu.Unlock()
+	if i < 0 { // it was served meanwhile
+		q.give(n)
+	}
+	return err
+}
+
+// give returns n.
+func (q *quota) give(n int64) {
+	q.free.Add(n)
+	if q.wait.Load() == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.serve()
+}
+
+// serve takes what those at the head of the line wait for, as far as it goes. The
+// caller holds mu.
+func (q *quota) serve() {
+	for len(q.line) > 0 && q.try(q.line[0].n) {
+		close(q.line[0].room)
+		q.line[0] = nil
+		q.line = q.line[1:]
+		q.wait.Add(-1)
 	}
 }
