@@ -22,6 +22,7 @@ type Broker struct {
 	out      *kgo.Client   // publishes and administers
 	reached  atomic.Bool   // out has had an answer from a broker
 	room     quota         // what out may hold
+	parcels  sync.Pool     // of *parcel
 	closing  chan struct{} // closed when Close begins
 	troubles *troubles
 
@@ -87,10 +88,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 		return messaging.Check(topic, b.cfg.MaxPayload, nil)
 	}
 	errs := b.refuse(topic, msgs)
-	var one struct { // most calls have one message: all that it takes is in one piece
-		sent [1]outgoing
-		todo [1]*outgoing
-		flight
+	one, ok := b.parcels.Get().(*parcel)
+	if !ok {
+		one = new(parcel)
 	}
 	sent, todo := one.sent[:], one.todo[:0]
 	if len(msgs) > 1 {
@@ -102,7 +102,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 			todo = append(todo, &sent[i])
 		}
 	}
-	b.produce(ctx, topic, todo, &one.flight)
+	back := b.produce(ctx, topic, todo, &one.flight)
 	for i := range sent {
 		if err := sent[i].err; err != nil {
 			if errs == nil {
@@ -110,6 +110,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 			}
 			errs[i] = fmt.Errorf("kafka: publish to %s: %w", topic, err)
 		}
+	}
+	if back {
+		b.keep(one)
 	}
 	if errs != nil {
 		return &messaging.BatchError{Errs: errs}

@@ -27,7 +27,11 @@ const (
 type outgoing struct {
 	rec    kgo.Record
 	room   [8]kgo.RecordHeader // as many as a message has attributes
-	landed atomic.Bool         // the client is done with rec; answer is set before
+	buf    []byte              // all bytes of rec, when encode made it
+	land   func(*kgo.Record, error)
+	taken  int64       // of the quota
+	f      *flight     // which it is of
+	landed atomic.Bool // the client is done with rec; answer is set before
 	answer error
 	err    error // what the caller gets
 }
@@ -44,23 +48,46 @@ func (o *outgoing) cost() int64 {
 // client together.
 type flight struct {
 	left atomic.Int64
-	done chan struct{}
+	done chan struct{} // has room for the one word that all have landed
 }
 
 func (f *flight) land(n int64) {
 	if f.left.Add(-n) == 0 {
-		close(f.done)
+		f.done <- struct{}{}
 	}
 }
 
+// maxKept is the largest buffer that is kept for the next message.
+const maxKept = 16 << 10
+
+// A parcel is what a call with one message takes, all in one piece. It serves the
+// next call once the client is done with it.
+type parcel struct {
+	sent [1]outgoing
+	todo [1]*outgoing
+	flight
+}
+
+// keep gives p to the next call. Nobody may have it any more.
+func (b *Broker) keep(p *parcel) {
+	o := &p.sent[0]
+	o.rec, o.room = kgo.Record{}, [8]kgo.RecordHeader{}
+	o.answer, o.err = nil, nil
+	if cap(o.buf) > maxKept {
+		o.buf = nil
+	}
+	b.parcels.Put(p)
+}
+
 // produce hands todo to the client, as often as it takes, and sets the err of
-// each. f is for the first time.
+// each. f is for the first time. It reports whether nobody has any of it, nor f, any
+// more.
 //
 // The client does not get ctx. It would give up, together with a record whose
 // context has ended, all that wait for the same partition, whoever published
 // them; and it cannot take back what is on its way. So a caller who leaves early
 // leaves the record behind.
-func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f *flight) {
+func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f *flight) (back bool) {
 	giveUp := func(err error) {
 		for _, o := range todo {
 			if last := o.err; last != nil && !errors.Is(last, err) {
@@ -72,20 +99,21 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f 
 	}
 	if !b.enter() {
 		giveUp(messaging.ErrClosed)
-		return
+		return true
 	}
 	defer b.calls.Done()
+	back = true
 	for failures := 1; len(todo) > 0; failures++ {
 		if err := b.ended(ctx); err != nil {
 			giveUp(err)
-			return
+			return back
 		}
 		cl, err := b.client(ctx)
 		if err != nil {
 			giveUp(err)
-			return
+			return back
 		}
-		b.fly(ctx, cl, todo, f)
+		back = b.fly(ctx, cl, todo, f) && back
 		var again []*outgoing
 		stored := false
 		for _, o := range todo {
@@ -109,18 +137,20 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f 
 			f = new(flight)
 		}
 	}
+	return back
 }
 
-// fly hands todo to the client, and returns when all have landed, or ctx or the
-// Broker ends.
-func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *flight) {
-	f.done = make(chan struct{})
+// fly hands todo to the client, and returns when all have landed, which it reports,
+// or ctx or the Broker ends.
+func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *flight) bool {
+	if f.done == nil {
+		f.done = make(chan struct{}, 1)
+	}
 	f.left.Store(int64(len(todo)))
 	for i, o := range todo {
 		o.landed.Store(false)
-		o.rec.Timestamp = time.Time{} // the client sets it, and counts deliveryTimeout from it
-		cost := o.cost()
-		if err := b.room.take(ctx, b.closing, cost); err != nil {
+		o.f, o.taken = f, o.cost()
+		if err := b.room.take(ctx, b.closing, o.taken); err != nil {
 			for _, o := range todo[i:] {
 				o.answer = err
 				o.landed.Store(true)
@@ -128,18 +158,25 @@ func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *f
 			f.land(int64(len(todo) - i))
 			break
 		}
-		cl.Produce(context.Background(), &o.rec, func(_ *kgo.Record, err error) {
-			b.room.give(cost)
-			o.answer = err
-			o.landed.Store(true)
-			f.land(1)
-		})
+		if o.land == nil {
+			o.land = func(_ *kgo.Record, err error) {
+				b.room.give(o.taken)
+				f := o.f // o may serve another call as soon as f has the word
+				o.answer = err
+				o.landed.Store(true)
+				f.land(1)
+			}
+		}
+		o.rec.Timestamp = time.Time{} // the client sets it, and counts deliveryTimeout from it
+		cl.Produce(context.Background(), &o.rec, o.land)
 	}
 	select {
 	case <-f.done:
+		return true
 	case <-ctx.Done():
 	case <-b.closing:
 	}
+	return false
 }
 
 // A quota is a number of bytes that several share, first come, first served.
