@@ -1,0 +1,287 @@
+package kafka
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// Headers that this package adds. Receivers see only those of dead letters.
+const (
+	reserved      = "msg-"
+	headerAttempt = "msg-attempt" // Delivery.Attempt; none means 1
+	headerDue     = "msg-due"     // when it may leave its rung, in milliseconds since 1970
+	headerWait    = "msg-wait"    // milliseconds still to wait when it leaves its rung
+
+	headersDead = "msg-dlq-" // begins those of messaging.DeadHeaders
+)
+
+// Names of the CloudEvents binding for Kafka, in binary mode.
+const (
+	cePrefix          = "ce_"
+	ceSpecVersion     = "specversion"
+	ceContentType     = "datacontenttype" // whose header is contentType
+	headerContentType = "content-type"
+)
+
+// maxAttempt and maxWait bound what this package writes into its headers. Other
+// values are not its own, and are not believed.
+const (
+	maxAttempt = 1 << 20
+	maxWait    = 366 * 24 * time.Hour
+)
+
+// encode makes o the record of m, sharing no memory with m but its texts. All its
+// bytes are in one piece, because the client holds the record until Kafka has it.
+func (o *outgoing) encode(topic string, m *messaging.Message, source string) {
+	event := *m
+	if event.Source == "" {
+		event.Source = source
+	}
+	// Without these it is no CloudEvent, and must not say that it is one.
+	isEvent := event.ID != "" && event.Type != "" && event.Source != ""
+	size := len(m.Key) + len(m.Payload) + len(event.ID) + len(event.Source) + len(m.Type) + len(m.Subject) + len(m.Key) + len(m.ContentType) +
+		len("1.0") + len(time.RFC3339Nano)
+	for _, value := range m.Headers {
+		size += len(value)
+	}
+	buf := make([]byte, 0, size)
+	piece := func(from int) []byte { return buf[from:len(buf):len(buf)] }
+	headers := o.room[:0]
+	add := func(name, value string) {
+		from := len(buf)
+		buf = append(buf, value...)
+		headers = append(headers, kgo.RecordHeader{Key: name, Value: piece(from)})
+	}
+	for name, value := range event.Attributes() {
+		switch {
+		case name == ceSpecVersion && !isEvent:
+		case name == ceContentType:
+			add(headerContentType, value)
+		default:
+			add(ceHeader(name), value)
+		}
+	}
+	for name, value := range m.Headers {
+		if !strings.HasPrefix(name, reserved) {
+			add(name, value)
+		}
+	}
+	o.rec = kgo.Record{Topic: topic, Headers: headers}
+	if m.Key != "" {
+		buf = append(buf, m.Key...)
+		o.rec.Key = piece(len(buf) - len(m.Key))
+	}
+	// Never nil: without a value it would be a tombstone, which deletes its key.
+	buf = append(buf, m.Payload...)
+	o.rec.Value = piece(len(buf) - len(m.Payload))
+}
+
+// ceHeader returns the header of an attribute. The names that every message has
+// are there already, ready made.
+func ceHeader(attribute string) string {
+	switch attribute {
+	case "specversion":
+		return "ce_specversion"
+	case "id":
+		return "ce_id"
+	case "source":
+		return "ce_source"
+	case "type":
+		return "ce_type"
+	case "subject":
+		return "ce_subject"
+	case "time":
+		return "ce_time"
+	case "partitionkey":
+		return "ce_partitionkey"
+	}
+	return cePrefix + attribute
+}
+
+// decode reads a record that any program may have published, into d, whose
+// attempt, and what is left of its delay, count only where own says that the
+// record is in a topic of the group, to which nobody publishes. What is not text
+// becomes text; headers whose names no Message can have are left out; CloudEvents
+// extensions become headers of their names.
+func decode(d *messaging.Delivery, rec *kgo.Record, own bool) (rest time.Duration) {
+	m := &d.Message
+	m.Payload = append(make([]byte, 0, len(rec.Value)), rec.Value...) // the receiver may change it, and a successor must not
+	d.Attempt = 1
+	more := 0
+	for i := range rec.Headers {
+		h := &rec.Headers[i]
+		if h.Key == headerContentType {
+			m.ContentType = clean(h.Value)
+			continue
+		}
+		if attribute, ok := strings.CutPrefix(h.Key, cePrefix); ok {
+			if !m.SetAttribute(attribute, clean(h.Value)) {
+				more++
+			}
+			continue
+		}
+		if strings.HasPrefix(h.Key, reserved) && own {
+			switch n, ok := number(h.Value); {
+			case !ok:
+			case h.Key == headerAttempt && 1 <= n && n <= maxAttempt:
+				d.Attempt = int(n)
+			case h.Key == headerWait && 0 < n && n <= maxWait.Milliseconds():
+				rest = time.Duration(n) * time.Millisecond
+			}
+		}
+		more++
+	}
+	if more > 0 {
+		m.Headers = headersOf(rec, own)
+	}
+	if m.Key == "" && len(rec.Key) > 0 {
+		m.Key = clean(rec.Key)
+	}
+	if m.ID == "" {
+		m.ID = synthesise(rec)
+		if m.Time.IsZero() {
+			m.Time = rec.Timestamp
+		}
+	}
+	return rest
+}
+
+// headersOf returns the headers of rec that are no attributes, or nil. Where a
+// name occurs twice, the last wins, and a header of an extension's own name wins
+// over the extension.
+func headersOf(rec *kgo.Record, own bool) map[string]string {
+	var headers map[string]string
+	var probe messaging.Message
+	put := func(name string, value []byte) {
+		if headers == nil {
+			headers = make(map[string]string, len(rec.Headers))
+		}
+		headers[name] = clean(value)
+	}
+	for _, h := range rec.Headers {
+		attribute, ok := strings.CutPrefix(h.Key, cePrefix)
+		if ok && !probe.SetAttribute(attribute, "") && isName(attribute) && !strings.HasPrefix(attribute, reserved) {
+			put(attribute, h.Value)
+		}
+	}
+	for _, h := range rec.Headers {
+		mine := strings.HasPrefix(h.Key, reserved) && !(own && strings.HasPrefix(h.Key, headersDead))
+		if h.Key == headerContentType || strings.HasPrefix(h.Key, cePrefix) || mine || !isName(h.Key) {
+			continue
+		}
+		put(h.Key, h.Value)
+	}
+	return headers
+}
+
+// due returns when a record may leave its rung: the zero time for one that does
+// not say.
+func due(rec *kgo.Record) time.Time {
+	for i := range rec.Headers {
+		if h := &rec.Headers[i]; h.Key == headerDue {
+			// Further off than any delay, it is not ours.
+			if ms, ok := number(h.Value); ok && time.UnixMilli(ms).Before(time.Now().Add(2*maxDelay)) {
+				return time.UnixMilli(ms)
+			}
+		}
+	}
+	return time.Time{}
+}
+
+// successor returns rec as it was published, without what this package added, for
+// another topic.
+func successor(rec *kgo.Record, topic string, keep func(name string) bool) *kgo.Record {
+	next := &kgo.Record{Topic: topic, Key: rec.Key, Value: rec.Value, Headers: make([]kgo.RecordHeader, 0, len(rec.Headers)+8)}
+	hasID := false
+	for _, h := range rec.Headers {
+		if strings.HasPrefix(h.Key, reserved) && !keep(h.Key) {
+			continue
+		}
+		hasID = hasID || h.Key == "ce_id" && len(h.Value) > 0
+		next.Headers = append(next.Headers, h)
+	}
+	if !hasID { // the copy has another offset
+		setHeader(next, "ce_id", synthesise(rec))
+		setHeader(next, "ce_time", rec.Timestamp.UTC().Format(time.RFC3339Nano))
+	}
+	return next
+}
+
+// again returns the successor of rec for its next attempt, in a rung that it
+// leaves at due.
+func again(rec *kgo.Record, topic string, attempt int, due time.Time, rest time.Duration) *kgo.Record {
+	next := successor(rec, topic, func(string) bool { return false })
+	if attempt > 1 {
+		setHeader(next, headerAttempt, strconv.Itoa(min(attempt, maxAttempt)))
+	}
+	if !due.IsZero() {
+		setHeader(next, headerDue, strconv.FormatInt(due.Add(time.Millisecond-1).UnixMilli(), 10))
+	}
+	if rest > 0 {
+		setHeader(next, headerWait, strconv.FormatInt((min(rest, maxWait)+time.Millisecond-1).Milliseconds(), 10))
+	}
+	return next
+}
+
+// dead returns the successor of rec among the dead letters, with the headers why.
+func dead(rec *kgo.Record, topic string, why map[string]string) *kgo.Record {
+	next := successor(rec, topic, func(string) bool { return false })
+	for name, value := range why {
+		setHeader(next, name, value)
+	}
+	return next
+}
+
+// still returns the successor of a dead letter that stays one, for the reasons it
+// has.
+func still(rec *kgo.Record, topic string) *kgo.Record {
+	return successor(rec, topic, func(name string) bool { return strings.HasPrefix(name, headersDead) })
+}
+
+func setHeader(rec *kgo.Record, name, value string) {
+	rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: name, Value: []byte(value)})
+}
+
+// synthesise returns an ID for a record that has none, the same each time that it
+// is read, and another for each record.
+func synthesise(rec *kgo.Record) string {
+	return fmt.Sprintf("kafka-%s-%d-%d", rec.Topic, rec.Partition, rec.Offset)
+}
+
+// isName reports whether name may be that of a Message's header.
+func isName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return false
+		}
+	}
+	return 0 < len(name) && len(name) <= 128
+}
+
+// number returns the value of a header as a number, and whether it is one.
+func number(value []byte) (int64, bool) {
+	if len(value) > 20 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	return n, err == nil
+}
+
+// clean returns the text of a header, fit to be published again.
+func clean(value []byte) string {
+	s := string(value)
+	for i := range len(s) {
+		if c := s[i]; c == 0 || c >= 0x80 {
+			return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+		}
+	}
+	return s
+}

@@ -1,0 +1,82 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// permanent reports whether trying again cannot mend err.
+func permanent(err error) bool {
+	return errors.Is(err, messaging.ErrDenied) || errors.Is(err, messaging.ErrTopology) || errors.Is(err, messaging.ErrInvalid) ||
+		errors.Is(err, messaging.ErrNotFound) || errors.Is(err, messaging.ErrClosed)
+}
+
+// denied returns what it means that Kafka, or the TLS below it, lets the client
+// not in or not do what it asked for, or nil when err says something else.
+func denied(err error) error {
+	for _, e := range [...]struct {
+		err  error
+		hint string
+	}{
+		{kerr.SaslAuthenticationFailed, "check the user and password in Config.SASL"},
+		{kerr.UnsupportedSaslMechanism, "the cluster does not take Config.SASL.Mechanism"},
+		{kerr.IllegalSaslState, "the cluster does not ask for SASL on this port"},
+		{kerr.TopicAuthorizationFailed, "the user needs the permissions Describe and Read, to publish Write, and to make topics Create"},
+		{kerr.GroupAuthorizationFailed, "the user needs the permission Read on the group"},
+		{kerr.ClusterAuthorizationFailed, "the user needs the permission IdempotentWrite or Create on the cluster"},
+		{kerr.TransactionalIDAuthorizationFailed, "the user needs the permission Write on the transactional ID"},
+	} {
+		if errors.Is(err, e.err) {
+			return fmt.Errorf("%w: %s: %w", messaging.ErrDenied, e.hint, err)
+		}
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("%w: the server's certificate is not trusted, check Config.TLS: %w", messaging.ErrDenied, e)
+	}
+	// crypto/tls marks with this word what the peer objects to.
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return fmt.Errorf("%w: the server refuses the TLS handshake, check the client certificate in Config.TLS: %w", messaging.ErrDenied, e)
+	}
+	return nil
+}
+
+// unpublished returns what it means that the client gave a record up. again says
+// that it was not for good, and the record may go out once more.
+func (b *Broker) unpublished(topic string, err error) (meaning error, again bool) {
+	if err == nil {
+		return nil, false
+	}
+	if d := denied(err); d != nil {
+		return d, false
+	}
+	switch {
+	case b.isClosing():
+		return messaging.ErrClosed, false
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
+		return fmt.Errorf("%w: see max.message.bytes of topic %s, and Config.MaxPayload: %w", messaging.ErrTooLarge, topic, err), false
+	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+		return b.missing(topic), false
+	case errors.Is(err, kerr.InvalidTopicException):
+		return fmt.Errorf("%w: topic %s: %w", messaging.ErrInvalid, topic, err), false
+	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kgo.ErrAborting), errors.Is(err, kgo.ErrMaxBuffered),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), kerr.IsRetriable(err), kgo.IsRetryableBrokerErr(err):
+		return err, true
+	}
+	return fmt.Errorf("%w: %w", messaging.ErrRefused, err), false
+}
+
+// missing is the error of a Publish to a topic that does not exist.
+func (b *Broker) missing(topic string) error {
+	if b.cfg.Passive {
+		return fmt.Errorf("%w, and Config.Passive leaves it to others to make it: %s", messaging.ErrNotFound, b.cfg.recipe(topic, kindWork))
+	}
+	return fmt.Errorf("%w: there is no topic %s: the first Subscribe to it makes it", messaging.ErrUnroutable, topic)
+}

@@ -1,0 +1,462 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// closeTimeout bounds each of the last requests of a member, which reach a broker
+// or are not worth waiting for.
+const closeTimeout = 5 * time.Second
+
+// fetchWait is how long a broker holds a fetch for which it has nothing. There is
+// one at one time, so a partition that was assigned or resumed meanwhile waits for
+// as long.
+const fetchWait = 250 * time.Millisecond
+
+// A member is this process in a consumer group. The subscribers of the group in
+// the process are its seats: Kafka knows of one member, and what it is assigned
+// goes to whichever seat has room.
+type member struct {
+	b     *Broker
+	t     target
+	n     names
+	group string
+	log   *slog.Logger
+	ctx   context.Context //nolint:containedctx // of the goroutine that the member is; ends when nobody sits
+	leave context.CancelFunc
+	done  chan struct{} // closed when the member has left the group
+	err   error         // why it ended by itself; set before done is closed
+	cl    *kgo.Client   // set before began is closed
+	began chan struct{}
+
+	poll       *turn
+	committing chan struct{} // holds a token: one commit at a time
+	dirty      chan struct{} // told when there is something to commit
+
+	pausing sync.Mutex // orders what is paused at the client; held for no I/O
+
+	mu     sync.Mutex
+	seats  []*seat                 // guarded by mu
+	parts  map[partOf]*partition   // guarded by mu
+	hungry map[*partition]struct{} // guarded by mu; have a record, and found no seat with room
+	up     bool                    // guarded by mu; in the group
+	losses int                     // guarded by mu; how often it fell out of the group
+	why    error                   // guarded by mu; of the last loss
+	idle   chan struct{}           // guarded by mu; closed and replaced when a partition or a seat has nothing in hand
+}
+
+// partOf names a partition.
+type partOf struct {
+	topic string
+	num   int32
+}
+
+func (b *Broker) newMember(t target, n names) *member {
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{
+		b: b, t: t, n: n, group: n.group, ctx: ctx, leave: cancel, done: make(chan struct{}), began: make(chan struct{}), poll: newTurn(),
+		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, idle: make(chan struct{}),
+		log: b.cfg.Logger.With(slog.String("topic", t.topic), slog.String("group", t.group)),
+	}
+	if t.dead {
+		m.group = n.read
+	}
+	m.committing <- struct{}{}
+	return m
+}
+
+// run is the member from beginning to end.
+func (m *member) run() {
+	defer close(m.done)
+	if err := m.serve(); permanent(err) {
+		m.err = err
+	}
+	m.leave()
+	m.b.dismiss(m)
+}
+
+// serve joins the group and takes in what it is assigned, until nobody sits any
+// more or Kafka refuses for good.
+func (m *member) serve() error {
+	topics, err := m.prepare()
+	if err != nil {
+		return err
+	}
+	m.cl, err = kgo.NewClient(m.options(topics)...)
+	if err != nil {
+		return fmt.Errorf("%w: %w", messaging.ErrInvalid, err)
+	}
+	close(m.began)
+	var commits sync.WaitGroup
+	commits.Go(m.commits)
+	err = m.take()
+	m.leave() // also when it is not why take has ended
+	commits.Wait()
+	m.quit()
+	return err
+}
+
+// prepare makes what the group needs, trying until it stands.
+func (m *member) prepare() ([]string, error) {
+	for failures := 1; ; failures++ {
+		cl, err := m.b.client(m.ctx)
+		if err == nil {
+			var topics []string
+			if topics, err = m.b.ensure(m.ctx, cl, m.t, m.n); err == nil {
+				return topics, nil
+			}
+		}
+		if permanent(err) || m.ctx.Err() != nil {
+			return nil, err
+		}
+		m.log.Warn("kafka: the group cannot be prepared", slog.Any("err", err))
+		if err := pause(m.ctx, m.b.closing, backoff(failures)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (m *member) options(topics []string) []kgo.Opt {
+	return append(m.b.options(),
+		kgo.ConsumerGroup(m.group),
+		kgo.ConsumeTopics(topics...),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.RebalanceTimeout(m.b.cfg.RebalanceTimeout),
+		kgo.DisableAutoCommit(),
+		// A partition without a place was added after the group, and one whose place
+		// is gone has lost its oldest records: both begin with the oldest there is.
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(fetchWait),
+		kgo.FetchMaxPartitionBytes(int32(max(1<<20, m.b.cfg.MaxPayload+headroom))),
+		kgo.OnPartitionsAssigned(m.assigned),
+		kgo.OnOffsetsFetched(m.placed),
+		kgo.OnPartitionsRevoked(m.revoked),
+		kgo.OnPartitionsLost(m.lost),
+	)
+}
+
+// quit commits what is settled, and leaves the group.
+func (m *member) quit() {
+	parts := m.all()
+	m.mu.Lock()
+	for _, p := range parts {
+		p.stopping = true // so that the commit says that nothing more was in hand
+	}
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := m.commit(ctx, parts); err != nil {
+		m.log.Warn("kafka: the last commit failed: messages come again that were handled", slog.Any("err", err))
+	}
+	m.end(parts, messaging.ErrLost)
+	if err := m.cl.LeaveGroupContext(ctx); err != nil {
+		m.log.Warn("kafka: the group was not left: its partitions move on after the session timeout", slog.Any("err", err))
+	}
+	m.cl.Close()
+}
+
+// take polls until the member ends. It waits for nothing but Kafka.
+func (m *member) take() error {
+	for m.ctx.Err() == nil && !m.b.isClosing() {
+		ctx, stop := m.poll.begin(m.ctx)
+		fetches := m.cl.PollRecords(ctx, 0)
+		var filled []*partition
+		m.mu.Lock()
+		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
+			if p := m.parts[partOf{f.Topic, f.Partition}]; p != nil && p.fill(f.FetchPartition) {
+				filled = append(filled, p)
+			}
+		})
+		m.mu.Unlock()
+		for _, p := range filled {
+			p.balance()
+			tell(p.wake)
+		}
+		stop()
+		if err := m.fault(fetches); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fault returns an error for which it is pointless to go on.
+func (m *member) fault(fetches kgo.Fetches) error {
+	var fatal error
+	fetches.EachError(func(topic string, num int32, err error) {
+		switch d := denied(err); {
+		case d != nil:
+			fatal = d
+		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
+		default:
+			m.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
+		}
+	})
+	return fatal
+}
+
+// all returns the partitions of the member.
+func (m *member) all() []*partition {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parts := make([]*partition, 0, len(m.parts))
+	for _, p := range m.parts {
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+// some returns those of the partitions that the member has.
+func (m *member) some(of map[string][]int32) []*partition {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var parts []*partition
+	for topic, nums := range of {
+		for _, num := range nums {
+			if p := m.parts[partOf{topic, num}]; p != nil {
+				parts = append(parts, p)
+			}
+		}
+	}
+	return parts
+}
+
+// assigned takes partitions on. The client calls it when the group has been joined
+// too, with none. Their fetching begins when it has returned.
+func (m *member) assigned(_ context.Context, _ *kgo.Client, of map[string][]int32) {
+	<-m.began
+	m.poll.hold()
+	defer m.poll.release()
+	var added []*partition
+	m.mu.Lock()
+	for topic, nums := range of {
+		for _, num := range nums {
+			p := newPartition(m, topic, num)
+			m.parts[partOf{topic, num}] = p
+			added = append(added, p)
+		}
+	}
+	joined := !m.up
+	m.up = true
+	m.tellSeats()
+	m.mu.Unlock()
+	if joined {
+		m.log.Info("kafka: joined the group", slog.Int("partitions", len(added)))
+	}
+	for _, p := range added {
+		m.b.workers.Go(p.work)
+	}
+}
+
+// placed begins the windows of new partitions where the group's commits say.
+func (m *member) placed(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, g := range resp.Groups {
+		for _, t := range g.Topics {
+			for _, num := range t.Partitions {
+				p := m.parts[partOf{t.Topic, num.Partition}]
+				if p == nil || num.ErrorCode != 0 || p.begun {
+					continue
+				}
+				meta := ""
+				if num.Metadata != nil {
+					meta = *num.Metadata
+				}
+				p.unsure = !p.window.open(num.Offset, meta)
+			}
+		}
+	}
+	return nil
+}
+
+// revoked gives partitions up: it hands out no more of them, waits for what is in
+// hand, commits, and ends the leases of what is still in hand then. The group goes
+// on without them when it returns. The partitions that stay go on meanwhile.
+func (m *member) revoked(_ context.Context, _ *kgo.Client, of map[string][]int32) {
+	parts := m.some(of)
+	if len(parts) == 0 {
+		return
+	}
+	m.mu.Lock()
+	for _, p := range parts {
+		p.stopping = true
+	}
+	m.mu.Unlock()
+	grace := time.NewTimer(m.b.cfg.RebalanceTimeout / 2)
+	defer grace.Stop()
+	for m.busy(parts) {
+		m.mu.Lock()
+		idle := m.idle
+		m.mu.Unlock()
+		if !m.busy(parts) {
+			break
+		}
+		select {
+		case <-idle:
+			continue
+		case <-grace.C:
+		case <-m.ctx.Done():
+		case <-m.b.closing:
+		}
+		break
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(closeTimeout, m.b.cfg.RebalanceTimeout/4))
+	defer cancel()
+	if err := m.commit(ctx, parts); err != nil {
+		m.log.Warn("kafka: a commit failed before a rebalance: messages come again that were handled", slog.Any("err", err))
+	}
+	m.end(parts, messaging.ErrLost)
+}
+
+// busy reports whether something of parts is in hand.
+func (m *member) busy(parts []*partition) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range parts {
+		if p.open > 0 && !p.ended {
+			return true
+		}
+	}
+	return false
+}
+
+// lost notes that the member has fallen out of the group: its partitions may be
+// with others already.
+func (m *member) lost(_ context.Context, _ *kgo.Client, of map[string][]int32) {
+	m.end(m.some(of), messaging.ErrLost)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.up {
+		return
+	}
+	m.up, m.why = false, fmt.Errorf("kafka: subscription of %s to %s interrupted: the group went on without this member", m.t.group, m.t.topic)
+	m.losses++
+	for _, s := range m.seats {
+		s.open = false
+	}
+	m.tellSeats()
+}
+
+// end ends partitions: whatever of them is in hand or queued is lost here.
+func (m *member) end(parts []*partition, why error) {
+	if len(parts) == 0 {
+		return
+	}
+	m.poll.hold()
+	defer m.poll.release()
+	var cancels []context.CancelCauseFunc
+	m.mu.Lock()
+	for _, p := range parts {
+		cancels = append(cancels, p.lose()...)
+		if m.parts[p.partOf] == p {
+			delete(m.parts, p.partOf)
+		}
+	}
+	m.fed()
+	m.rest()
+	m.mu.Unlock()
+	for _, cancel := range cancels {
+		cancel(why)
+	}
+	for _, p := range parts {
+		p.balance()
+		tell(p.wake)
+	}
+}
+
+// fed has all look again that wait for a seat with room. The caller holds mu.
+func (m *member) fed() {
+	for p := range m.hungry {
+		delete(m.hungry, p)
+		tell(p.wake)
+	}
+}
+
+// rest tells those who wait for something to be idle. The caller holds mu.
+func (m *member) rest() {
+	close(m.idle)
+	m.idle = make(chan struct{})
+}
+
+// tellSeats has the seats look at up and losses. The caller holds mu.
+func (m *member) tellSeats() {
+	for _, s := range m.seats {
+		tell(s.changed)
+	}
+}
+
+// tell wakes whoever waits on c, or will.
+func tell(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// A turn keeps a poll, and what is done with its records, apart from the changes
+// of who owns which partition: a record that was polled before a partition went
+// must not be taken for one of the same partition that came back. The client can do
+// so too (BlockRebalanceOnPoll), but would then hold up all partitions while a
+// rebalance waits for the handlers of one.
+type turn struct {
+	token chan struct{} // who takes it has the turn
+
+	mu      sync.Mutex
+	holding int                // guarded by mu; who waits for the poll to end
+	stop    context.CancelFunc // guarded by mu; ends the poll
+}
+
+func newTurn() *turn {
+	t := &turn{token: make(chan struct{}, 1), stop: func() {}}
+	t.token <- struct{}{}
+	return t
+}
+
+// begin waits until a poll may begin. The poll ends early when its context does;
+// end tells that its records have been taken in.
+func (t *turn) begin(ctx context.Context) (poll context.Context, end func()) {
+	for {
+		<-t.token
+		poll, stop := context.WithCancel(ctx)
+		t.mu.Lock()
+		t.stop = stop
+		held := t.holding > 0
+		t.mu.Unlock()
+		end := func() {
+			stop()
+			t.token <- struct{}{}
+		}
+		if !held {
+			return poll, end
+		}
+		end() // to whoever holds
+	}
+}
+
+// hold ends the poll that runs, and keeps the next from beginning until release.
+func (t *turn) hold() {
+	t.mu.Lock()
+	t.holding++
+	t.stop()
+	t.mu.Unlock()
+	<-t.token
+	t.mu.Lock()
+	t.holding--
+	t.mu.Unlock()
+}
+
+func (t *turn) release() { t.token <- struct{}{} }
