@@ -35,11 +35,16 @@ func CanonicalJSON(_ *http.Request, body []byte) []byte {
 	return canonical
 }
 
-// fingerprint hashes what must be the same whenever the key is.
-func fingerprint(r *http.Request, body []byte) [32]byte {
-	sum := sha256.Sum256(body)
-	return digest(r.Method, r.URL.EscapedPath(), r.URL.RawQuery,
-		first(r.Header["Content-Type"]), first(r.Header["Content-Encoding"]), string(sum[:]))
+// fingerprint hashes what must be the same whenever the key is. The body comes last
+// and so needs no length.
+func fingerprint(r *http.Request, body []byte) (sum [32]byte) {
+	var room [512]byte
+	h := sha256.New()
+	h.Write(parts(room[:0], r.Method, r.URL.EscapedPath(), r.URL.RawQuery,
+		first(r.Header["Content-Type"]), first(r.Header["Content-Encoding"])))
+	h.Write(body)
+	h.Sum(sum[:0])
+	return sum
 }
 
 // first is Header.Get without its search for a canonical name.

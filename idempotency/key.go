@@ -37,14 +37,18 @@ func (k Key) Claim() (Claim, error) {
 	return Claim{ID: digest(kindValue, k.Scope, k.ID), Fingerprint: sha256.Sum256(k.Fingerprint)}, nil
 }
 
-// digest hashes parts so that no two lists of them look alike: each is preceded
-// by its length.
-func digest(parts ...string) [32]byte {
+// digest hashes a list so that no two lists have one digest.
+func digest(list ...string) [32]byte {
 	var room [512]byte // enough for most, so that hashing allocates nothing
-	b := room[:0]
-	for _, p := range parts {
+	return sha256.Sum256(parts(room[:0], list...))
+}
+
+// parts appends a list to b so that no two lists look alike: each part is preceded
+// by its length.
+func parts(b []byte, list ...string) []byte {
+	for _, p := range list {
 		b = binary.AppendUvarint(b, uint64(len(p)))
 		b = append(b, p...)
 	}
-	return sha256.Sum256(b)
+	return b
 }

@@ -1,0 +1,66 @@
+package sqs_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/parley-go/parley/messaging/sqs"
+)
+
+const patience = 30 * time.Second
+
+// serverURL returns the address of the SQS to test against.
+func serverURL(t testing.TB) string {
+	t.Helper()
+	url := os.Getenv("PARLEY_SQS_URL")
+	if url == "" {
+		t.Skip("PARLEY_SQS_URL is not set: there is no SQS to test against")
+	}
+	return url
+}
+
+// settings returns what a client needs for the server at url.
+func settings(url string) aws.Config {
+	return aws.Config{
+		Region: "us-east-1", BaseEndpoint: aws.String(url),
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "test", SecretAccessKey: "test"}, nil
+		}),
+	}
+}
+
+func client(url string) *awssqs.Client { return awssqs.NewFromConfig(settings(url)) }
+
+// newBroker returns a Broker that is closed when the test ends, on a server whose
+// groups are found at once.
+func newBroker(t testing.TB, c sqs.Config) *sqs.Broker {
+	t.Helper()
+	if c.Client == nil {
+		c.Client = client(serverURL(t))
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Wait == 0 {
+		c.Wait = time.Second
+	}
+	b, err := sqs.New(c)
+	if err != nil {
+		t.Fatalf("New() = %v, want nil", err)
+	}
+	sqs.SetFreshly(b, 100*time.Millisecond, time.Second)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := b.Close(ctx); err != nil {
+			t.Errorf("Close() = %v, want nil", err)
+		}
+	})
+	return b
+}
