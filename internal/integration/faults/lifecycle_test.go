@@ -60,8 +60,8 @@ func stopped(g *group, drain time.Duration, release func(stopped func() int)) (c
 	return causes, time.Since(began), err
 }
 
-func shutdown(t *testing.T, node *services.Node) {
-	f := newFlow(t, flowConfig{url: node.URL()})
+func shutdown(t *testing.T, at flowConfig) {
+	f := newFlow(t, at)
 	g := f.group("g")
 	causes, took, err := stopped(g, 30*time.Second, func(cut func() int) {
 		pause(t.Context(), size(2*time.Second, 20*time.Second)) // the time that handlers take is theirs
@@ -90,8 +90,8 @@ func shutdown(t *testing.T, node *services.Node) {
 	})
 }
 
-func drainTimeout(t *testing.T, node *services.Node) {
-	f := newFlow(t, flowConfig{url: node.URL()})
+func drainTimeout(t *testing.T, at flowConfig) {
+	f := newFlow(t, at)
 	g := f.group("g")
 	const drain = time.Second
 	causes, took, err := stopped(g, drain, func(cut func() int) {
