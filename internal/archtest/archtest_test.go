@@ -55,6 +55,7 @@ var mayImport = map[string][]string{
 // adds; beside that it may import its parents and parley's internal/.
 var adapters = map[string]string{
 	"idempotency/redisstore": "github.com/redis/go-redis/v9",
+	"messaging/kafka":        "github.com/twmb/franz-go",
 	"messaging/sqs":          "github.com/aws",
 	"tracing/otlp":           otel,
 }

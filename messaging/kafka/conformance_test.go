@@ -1,59 +1,29 @@
 package kafka_test
 
 import (
-	"context"
-	"log/slog"
-	"os"
 	"testing"
-	"time"
-
-	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/kafka"
 	"github.com/parley-go/parley/messaging/messagingtest"
 )
 
-func newFake(t testing.TB, opts ...kfake.Opt) []string {
-	t.Helper()
-	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c.ListenAddrs()
-}
-
+// The suite expects messages without a Key in the order of publishing, which takes
+// one partition. What several change has tests of its own.
 func TestBrokerKeepsItsPromises(t *testing.T) {
 	t.Run("on a fake", func(t *testing.T) {
-		seeds := newFake(t)
-		messagingtest.Run(t, func(t *testing.T) messaging.Broker { return open(t, seeds) })
+		seeds := fake(t).ListenAddrs()
+		messagingtest.Run(t, func(t *testing.T) messaging.Broker { return newBroker(t, kafka.Config{Seeds: seeds, Partitions: 1}) })
 	})
 	t.Run("on Kafka", func(t *testing.T) {
-		seeds := []string{os.Getenv("PARLEY_KAFKA_ADDR")}
-		if seeds[0] == "" {
-			t.Skip("PARLEY_KAFKA_ADDR is not set")
-		}
-		messagingtest.Run(t, func(t *testing.T) messaging.Broker { return open(t, seeds) })
+		seeds := server(t)
+		t.Cleanup(func() { forget(t, seeds, "conformance-") })
+		messagingtest.Run(t, func(t *testing.T) messaging.Broker { return newBroker(t, kafka.Config{Seeds: seeds, Partitions: 1}) })
 	})
 }
 
-func open(t testing.TB, seeds []string) messaging.Broker {
-	b, err := kafka.New(kafka.Config{
-		Seeds: seeds, Partitions: 1, Logger: testLog(),
-		RetryDelays: []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 500 * time.Millisecond},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+func BenchmarkBroker(b *testing.B) {
+	seeds := server(b)
+	b.Cleanup(func() { forget(b, seeds, "bench-") })
+	messagingtest.Bench(b, func(b *testing.B) messaging.Broker { return newBroker(b, kafka.Config{Seeds: seeds}) })
 }
-
-func testLog() *slog.Logger {
-	if os.Getenv("KLOG") != "" {
-		return slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	return slog.New(slog.DiscardHandler)
-}
-
-var _ = context.Background

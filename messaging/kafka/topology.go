@@ -114,6 +114,9 @@ func (b *Broker) ensure(ctx context.Context, cl *kgo.Client, t target, n names) 
 	if err := b.create(ctx, adm, missing); err != nil {
 		return nil, err
 	}
+	if err := b.await(ctx, cl, missing); err != nil {
+		return nil, err
+	}
 	consume := []string{n.topic}
 	for _, p := range parts {
 		if p.kind == kindRung {
@@ -137,7 +140,7 @@ func topics(ctx context.Context, cl *kgo.Client) (map[string]bool, error) {
 	}
 	found := make(map[string]bool, len(resp.Topics))
 	for _, t := range resp.Topics {
-		if t.Topic != nil && t.ErrorCode == 0 {
+		if t.Topic != nil && !errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) { // it may have no leader yet
 			found[*t.Topic] = true
 		}
 	}
@@ -168,6 +171,24 @@ func (b *Broker) create(ctx context.Context, adm *kadm.Client, parts []part) err
 			if err := b.uncreated(topic, k); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// await waits until Kafka shows the topics that it has made: it makes them first
+// and tells its brokers then.
+func (b *Broker) await(ctx context.Context, cl *kgo.Client, parts []part) error {
+	for len(parts) > 0 {
+		found, err := topics(ctx, cl)
+		if err != nil {
+			return refused("list topics", err)
+		}
+		if parts = slices.DeleteFunc(parts, func(p part) bool { return found[p.topic] }); len(parts) == 0 {
+			break
+		}
+		if err := pause(ctx, b.closing, metadataAge); err != nil {
+			return err
 		}
 	}
 	return nil
