@@ -4,17 +4,47 @@ import (
 	"testing"
 	"time"
 
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/messagingtest"
 	"github.com/parley-go/parley/messaging/sqs"
+	"github.com/parley-go/parley/messaging/sqs/internal/sqsfake"
 )
+
+const conformanceVisibility = 5 * time.Second
 
 func TestBrokerKeepsItsPromises(t *testing.T) {
 	for name, fifo := range map[string]bool{"with standard queues": false, "with FIFO queues": true} {
 		t.Run(name, func(t *testing.T) {
-			serverURL(t)
+			t.Parallel()
+			url := serverURL(t)
 			messagingtest.Run(t, func(t *testing.T) messaging.Broker {
-				return newBroker(t, sqs.Config{FIFO: fifo, Visibility: 5 * time.Second})
+				return newBroker(t, sqs.Config{Client: client(url), FIFO: fifo, Visibility: conformanceVisibility})
+			})
+		})
+	}
+}
+
+func TestBrokerKeepsItsPromisesOverSNS(t *testing.T) {
+	for name, fifo := range map[string]bool{"with standard queues": false, "with FIFO queues": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := over(t, &sqsfake.Server{})
+			messagingtest.Run(t, func(t *testing.T) messaging.Broker {
+				return newBroker(t, sqs.Config{Client: awssqs.NewFromConfig(cfg), Topics: sns.NewFromConfig(cfg), FIFO: fifo, Visibility: conformanceVisibility})
+			})
+		})
+	}
+}
+
+func BenchmarkBroker(b *testing.B) {
+	for name, fifo := range map[string]bool{"standard": false, "FIFO": true} {
+		b.Run(name, func(b *testing.B) {
+			messagingtest.Bench(b, func(b *testing.B) messaging.Broker {
+				return newBroker(b, sqs.Config{FIFO: fifo})
 			})
 		})
 	}

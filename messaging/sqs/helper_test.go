@@ -3,14 +3,20 @@ package sqs_test
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/parley-go/parley/internal/services"
+	"github.com/parley-go/parley/internal/services/need"
 	"github.com/parley-go/parley/messaging/sqs"
+	"github.com/parley-go/parley/messaging/sqs/internal/sqsfake"
 )
 
 const patience = 30 * time.Second
@@ -18,9 +24,15 @@ const patience = 30 * time.Second
 // serverURL returns the address of the SQS to test against.
 func serverURL(t testing.TB) string {
 	t.Helper()
-	url := os.Getenv("PARLEY_SQS_URL")
+	return need.Address(t, services.SQS())
+}
+
+// bothURL returns the address of a server that is SQS and SNS.
+func bothURL(t testing.TB) string {
+	t.Helper()
+	url := os.Getenv("PARLEY_SNS_URL")
 	if url == "" {
-		t.Skip("PARLEY_SQS_URL is not set: there is no SQS to test against")
+		t.Skip("PARLEY_SNS_URL is not set: there is no SNS to test against but the one of this package's tests")
 	}
 	return url
 }
@@ -35,7 +47,27 @@ func settings(url string) aws.Config {
 	}
 }
 
+func topics(url string) *sns.Client { return sns.NewFromConfig(settings(url)) }
+
 func client(url string) *awssqs.Client { return awssqs.NewFromConfig(settings(url)) }
+
+// over returns what a client needs for a fake server.
+func over(t testing.TB, s *sqsfake.Server) aws.Config {
+	t.Helper()
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	cfg := settings(server.URL)
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	cfg.HTTPClient = &http.Client{Transport: transport}
+	return cfg
+}
+
+// fakeConfig returns a Config for a fake server.
+func fakeConfig(t testing.TB, s *sqsfake.Server) sqs.Config {
+	t.Helper()
+	return sqs.Config{Client: awssqs.NewFromConfig(over(t, s))}
+}
 
 // newBroker returns a Broker that is closed when the test ends, on a server whose
 // groups are found at once.
