@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -124,4 +125,11 @@ func TestAConsumerOfKafkaStopsInOrder(t *testing.T) {
 	defer running.Wait()
 	running.Go(func() { t.Run("with 50 running handlers", func(t *testing.T) { shutdown(t, at) }) })
 	running.Go(func() { t.Run("when handlers outlast the drain timeout", func(t *testing.T) { drainTimeout(t, at) }) })
+	running.Go(func() {
+		t.Run("and no goroutine is left over many cycles", func(t *testing.T) {
+			goroutines(t, unique("cycles"), size(4, 20), func() (messaging.Broker, error) {
+				return kafka.New(kafka.Config{Seeds: []string{at.url}, ReplicationFactor: 1, Logger: slog.New(slog.DiscardHandler)})
+			})
+		})
+	})
 }

@@ -110,14 +110,28 @@ func drainTimeout(t *testing.T, at flowConfig) {
 	must(t, stop())
 }
 
-// cycles counts the goroutines that 100 Brokers and Consumers start, by a label
-// that goroutines inherit, and their connections by name.
+// cycles also counts connections, by their name.
 func cycles(t *testing.T, node *services.Node) {
-	const workers, rounds = 5, 20
 	label := unique("cycles")
 	connections := func() int {
 		return strings.Count(control(t, node, "list_connections", "client_properties"), label)
 	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		goroutines(t, label, 20, func() (messaging.Broker, error) {
+			return rabbitmq.New(rabbitmq.Config{URL: node.URL(), Source: label})
+		})
+	}()
+	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
+	<-over
+	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
+}
+
+// goroutines counts those that Brokers and Consumers start, from their beginning to
+// their end, five times rounds of them: by a label that goroutines inherit.
+func goroutines(t *testing.T, label string, rounds int, open func() (messaging.Broker, error)) {
+	const workers = 5
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	seen := 0 // goroutines, at most
@@ -125,7 +139,7 @@ func cycles(t *testing.T, node *services.Node) {
 		running.Go(func() {
 			pprof.Do(t.Context(), pprof.Labels("test", label), func(ctx context.Context) {
 				for range rounds {
-					if err := cycle(ctx, node.URL(), label, fmt.Sprint(label, "-", w)); err != nil {
+					if err := cycle(ctx, open, fmt.Sprint(label, "-", w)); err != nil {
 						t.Error(err)
 						return
 					}
@@ -136,15 +150,13 @@ func cycles(t *testing.T, node *services.Node) {
 			})
 		})
 	}
-	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
 	running.Wait()
-	// amqp091's own goroutines end a moment after the connection.
+	// Those of the clients beneath end a moment after their connections.
 	left := 0
 	eventually(t, time.Minute, "all goroutines have ended", func() bool {
 		left = labelled(t, label)
 		return left == 0
 	})
-	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
 	t.Logf("%d cycles: at most %d goroutines at one time, %d left", workers*rounds, seen, left)
 	if seen <= workers { // which carry the label themselves
 		t.Error("no goroutine was seen: they are not counted")
@@ -152,10 +164,10 @@ func cycles(t *testing.T, node *services.Node) {
 }
 
 // cycle has a Consumer receive one message, from its Broker's beginning to end.
-func cycle(ctx context.Context, url, name, topic string) error {
+func cycle(ctx context.Context, open func() (messaging.Broker, error), topic string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	b, err := rabbitmq.New(rabbitmq.Config{URL: url, Source: name})
+	b, err := open()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"log/slog"
+	"net/http"
 	"net/url"
 	"strconv"
 	"sync"
@@ -132,4 +134,14 @@ func TestAConsumerOfSQSStopsInOrder(t *testing.T) {
 	defer running.Wait()
 	running.Go(func() { t.Run("with 50 running handlers", func(t *testing.T) { shutdown(t, at) }) })
 	running.Go(func() { t.Run("when handlers outlast the drain timeout", func(t *testing.T) { drainTimeout(t, at) }) })
+	running.Go(func() {
+		t.Run("and no goroutine is left over many cycles", func(t *testing.T) {
+			goroutines(t, unique("cycles"), size(2, 20), func() (messaging.Broker, error) {
+				// The client is the user's, and so are its idle connections.
+				options := sqsClient(at.url).Options()
+				options.HTTPClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+				return sqs.New(sqs.Config{Client: awssqs.New(options), Wait: time.Second, Logger: slog.New(slog.DiscardHandler)})
+			})
+		})
+	})
 }
