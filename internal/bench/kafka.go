@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -87,9 +88,27 @@ func (c *cluster) topic(name string) string {
 	return name
 }
 
+// bodies are payloads that take their size on the wire, too, since clients of Kafka
+// compress: no two of a batch are alike.
+type bodies struct {
+	noise []byte
+	next  atomic.Uint32
+}
+
+func newBodies() *bodies {
+	b := &bodies{noise: make([]byte, 4096*payload)}
+	_, _ = rand.Read(b.noise) // which never fails
+	return b
+}
+
+func (b *bodies) one() []byte {
+	at := int(b.next.Add(1)) * payload % len(b.noise)
+	return b.noise[at : at+payload : at+payload]
+}
+
 // published returns the message that caller p publishes.
-func published(p int) messaging.Message {
-	m := messaging.NewMessage("Measured", make([]byte, payload))
+func published(p int, body []byte) messaging.Message {
+	m := messaging.NewMessage("Measured", body)
 	m.Key = key(p)
 	return m
 }
@@ -101,12 +120,12 @@ func (c *cluster) parley(name string) *kafka.Broker {
 }
 
 func (c *cluster) parleyProduces(name string) loop {
-	b, topic := c.parley(name), c.topic(name)
-	return callersCall(func(p int) { check(b.Publish(c.ctx, topic, published(p))) })
+	b, topic, body := c.parley(name), c.topic(name), newBodies()
+	return callersCall(func(p int) { check(b.Publish(c.ctx, topic, published(p, body.one()))) })
 }
 
 func (c *cluster) parleyConsumes(name string) timed {
-	b, topic := c.parley(name), name+c.suffix
+	b, topic, body := c.parley(name), name+c.suffix, newBodies()
 	consume := func(acked func()) (stop func()) {
 		consumer := must(messaging.NewConsumer(b, messaging.ConsumerConfig{
 			Logger: slog.New(slog.DiscardHandler), OnSettle: func(messaging.Settled) { acked() },
@@ -123,7 +142,7 @@ func (c *cluster) parleyConsumes(name string) timed {
 		for n > 0 {
 			msgs := make([]messaging.Message, min(n, batch))
 			for i := range msgs {
-				msgs[i] = published(i)
+				msgs[i] = published(i, body.one())
 			}
 			check(b.Publish(c.ctx, topic, msgs...))
 			n -= len(msgs)

@@ -20,9 +20,9 @@ func (c *cluster) rawProduces(name string) loop {
 	topic := c.topic(name)
 	client := must(kgo.NewClient(kgo.SeedBrokers(c.addr), kgo.ProducerLinger(0)))
 	c.closers = append(c.closers, client.Close)
-	body := make([]byte, payload)
+	body := newBodies()
 	return callersCall(func(p int) {
-		check(client.ProduceSync(c.ctx, &kgo.Record{Topic: topic, Key: []byte(key(p)), Value: body}).FirstErr())
+		check(client.ProduceSync(c.ctx, &kgo.Record{Topic: topic, Key: []byte(key(p)), Value: body.one()}).FirstErr())
 	})
 }
 
@@ -54,10 +54,10 @@ func (c *cluster) feed(topic string) func(n int) {
 	client := must(kgo.NewClient(kgo.SeedBrokers(c.addr)))
 	c.closers = append(c.closers, client.Close)
 	header := []kgo.RecordHeader{{Key: watermillkafka.UUIDHeaderKey, Value: []byte(watermill.NewUUID())}}
-	body := make([]byte, payload)
+	body := newBodies()
 	return func(n int) {
 		for i := range n {
-			client.Produce(c.ctx, &kgo.Record{Topic: topic, Key: []byte(key(i)), Value: body, Headers: header},
+			client.Produce(c.ctx, &kgo.Record{Topic: topic, Key: []byte(key(i)), Value: body.one(), Headers: header},
 				func(_ *kgo.Record, err error) { check(err) })
 		}
 		check(client.Flush(c.ctx))
@@ -75,9 +75,9 @@ func (c *cluster) watermillProduces(name string) loop {
 		Marshaler: watermillkafka.NewWithPartitioningMarshaler(func(_ string, m *message.Message) (string, error) { return m.Metadata.Get("key"), nil }),
 	}, watermill.NopLogger{}))
 	c.closers = append(c.closers, func() { check(pub.Close()) })
-	body := make([]byte, payload)
+	body := newBodies()
 	return callersCall(func(p int) {
-		m := message.NewMessage(watermill.NewUUID(), body)
+		m := message.NewMessage(watermill.NewUUID(), body.one())
 		m.Metadata.Set("key", key(p))
 		check(pub.Publish(topic, m))
 	})
