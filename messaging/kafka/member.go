@@ -131,7 +131,7 @@ func (m *member) options(topics []string) []kgo.Opt {
 	return append(m.b.options(),
 		kgo.ConsumerGroup(m.group),
 		kgo.ConsumeTopics(topics...),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.Balancers(newBalancer(m.n.topic)),
 		kgo.RebalanceTimeout(m.b.cfg.RebalanceTimeout),
 		kgo.DisableAutoCommit(),
 		// A partition without a place was added after the group, and one whose place
