@@ -21,6 +21,7 @@ type Broker struct {
 
 	routes  routes
 	senders senders
+	unseen  unseen
 
 	base    context.Context //nolint:containedctx // the life of the Broker: ended when Close gives up waiting
 	abandon context.CancelFunc

@@ -69,7 +69,11 @@ func (d *received) decode() {
 		}
 	}
 	for name, a := range attributes {
-		if !strings.HasPrefix(name, reserved) && a.bytes == nil {
+		switch {
+		case a.bytes != nil || strings.HasPrefix(name, reserved):
+		case name == attrContentType:
+			m.ContentType = clean(a.text)
+		default:
 			d.set(name, a.text)
 		}
 	}
@@ -101,10 +105,6 @@ func (d *received) decode() {
 func (d *received) set(name, value string) {
 	m := &d.message
 	value = clean(value)
-	if name == attrContentType {
-		m.ContentType = value
-		return
-	}
 	if ce, ok := strings.CutPrefix(name, cePrefix); ok {
 		if m.SetAttribute(ce, value) {
 			return

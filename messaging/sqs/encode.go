@@ -77,13 +77,13 @@ func (c *Config) encode(m *messaging.Message) (entry, error) {
 		out.Source = c.Source
 	}
 	for name, value := range out.Attributes() {
-		if name = cePrefix + name; name == cePrefix+ceContentType {
-			name = attrContentType
-		}
-		if isText(value) {
-			e.attributes[name] = textAttribute(value)
-		} else {
-			packed[name] = value
+		switch {
+		case !isText(value):
+			packed[cePrefix+name] = value
+		case name == ceContentType:
+			e.attributes[attrContentType] = textAttribute(value)
+		default:
+			e.attributes[cePrefix+name] = textAttribute(value)
 		}
 	}
 	if len(packed) > 0 {

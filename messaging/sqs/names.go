@@ -51,14 +51,15 @@ func (c *Config) suffix() string {
 	return ""
 }
 
-// isWork reports whether a queue whose name begins with a topic's prefix is one of
-// its groups', and of the kind that c uses.
-func (c *Config) isWork(queue string) bool {
-	base, fifo := strings.CutSuffix(queue, fifoSuffix)
-	before, dead := strings.CutSuffix(base, deadSuffix)
+// isWork reports whether a queue of a topic, whose name begins with prefix, is that of
+// a group's work, and of the kind that c uses.
+func (c *Config) isWork(prefix, queue string) bool {
+	group, ok := strings.CutPrefix(queue, prefix)
+	group, fifo := strings.CutSuffix(group, fifoSuffix)
+	before, dead := strings.CutSuffix(group, deadSuffix)
 	// After an odd number of '_', the one of the suffix is half of a written "_".
 	escape := len(before) - len(strings.TrimRight(before, "_"))
-	return fifo == c.FIFO && (!dead || escape%2 == 1)
+	return ok && fifo == c.FIFO && (!dead || escape%2 == 1)
 }
 
 // part returns name in the alphabet of SQS, in at most limit characters.

@@ -132,16 +132,15 @@ func (b *Broker) look(ctx context.Context, topic string) ([]string, error) {
 
 // listQueues returns the addresses of the queues of all groups of topic.
 func (b *Broker) listQueues(ctx context.Context, topic string) (urls []string, err error) {
-	pages := awssqs.NewListQueuesPaginator(b.set.Client, &awssqs.ListQueuesInput{
-		QueueNamePrefix: aws.String(b.set.queuePrefix(topic)), MaxResults: aws.Int32(1000),
-	})
+	prefix := b.set.queuePrefix(topic)
+	pages := awssqs.NewListQueuesPaginator(b.set.Client, &awssqs.ListQueuesInput{QueueNamePrefix: aws.String(prefix), MaxResults: aws.Int32(1000)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, url := range page.QueueUrls {
-			if b.set.isWork(url[strings.LastIndexByte(url, '/')+1:]) {
+			if b.set.isWork(prefix, url[strings.LastIndexByte(url, '/')+1:]) {
 				urls = append(urls, url)
 			}
 		}

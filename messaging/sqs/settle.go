@@ -88,6 +88,19 @@ func (s *settler) accept() bool {
 	return true
 }
 
+func (s *settler) wasAccepted() bool {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	return s.accepted
+}
+
+// delivery returns what a subscriber gets.
+func (s *settler) delivery() *messaging.Delivery {
+	d := s.d.delivery(s.in.sub)
+	d.Attempt = max(1, d.Attempt-s.in.broker.unseen.of(s.d.id))
+	return d
+}
+
 func (s *settler) is(state int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +159,7 @@ func (s *settler) bury(ctx context.Context, v messaging.Verdict) error {
 	in := s.in
 	why := deadHeaders(s.d)
 	if !in.sub.DeadLetters {
-		why = messaging.DeadHeaders(s.d.delivery(in.sub), v, time.Now())
+		why = messaging.DeadHeaders(s.delivery(), v, time.Now())
 	}
 	var err error
 	for _, dispensable := range []string{"", messaging.HeaderDeadError, messaging.HeaderDeadTopic, messaging.HeaderDeadGroup, messaging.HeaderDeadTime, messaging.HeaderDeadAttempts, messaging.HeaderDeadReason} {
@@ -178,7 +191,11 @@ func (s *settler) replace(ctx context.Context, queue string, e entry) error {
 func (s *settler) remove(ctx context.Context) error {
 	c := newCall(s.d.receipt, "", 0)
 	s.in.deletes.submit(c)
-	return told(s.in.deletes.wait(ctx, c))
+	err := s.in.deletes.wait(ctx, c)
+	if err == nil {
+		s.in.broker.unseen.forget(s.d.id)
+	}
+	return err
 }
 
 // stay keeps the message from receivers for d from now.

@@ -1,0 +1,156 @@
+package sqs
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// come returns e as it is received.
+func come(e entry, system map[string]string) *received {
+	return newReceived(&types.Message{
+		MessageId: aws.String("sqs-id"), ReceiptHandle: aws.String("r"), Body: aws.String(e.body), MessageAttributes: queueAttributes(e.attributes), Attributes: system,
+	})
+}
+
+// FuzzEncode holds that a message arrives as it was published, and its successor
+// too, in what SQS takes.
+func FuzzEncode(f *testing.F) {
+	f.Add("id", "Type", "key", "name", "value", "application/json", []byte(`{"a":1}`))
+	f.Add("id\x01", "\uFFFE", "\uFFFF", "ce", "\x02\r\n", "", []byte{0, 255})
+	f.Add("i", "", "", "content-type", "", "text/plain", []byte("-"))
+	f.Fuzz(func(t *testing.T, id, typ, key, name, value, contentType string, payload []byte) {
+		c := Config{MessageLimit: topicLimit, FIFO: true}
+		m := messaging.Message{ID: id, Type: typ, Key: key, ContentType: contentType, Headers: map[string]string{name: value}, Payload: payload, Time: time.Unix(1, 2)}
+		if messaging.Check("t", c.MessageLimit, []messaging.Message{m}) != nil || strings.HasPrefix(name, reserved) {
+			t.Skip("not published")
+		}
+		e, err := c.encode(&m)
+		if err != nil {
+			if !errors.Is(err, messaging.ErrTooLarge) {
+				t.Errorf("encode() = %v, want nil or ErrTooLarge", err)
+			}
+			return
+		}
+		why := map[string]string{messaging.HeaderDeadReason: "permanent"}
+		next := successor(come(e, nil), why, "once")
+		for what, e := range map[string]entry{"the message": e, "its successor": next} {
+			if len(e.attributes) > maxAttributes || !isText(e.body) {
+				t.Errorf("%s has %d attributes and the body %q", what, len(e.attributes), e.body)
+			}
+			for name, a := range e.attributes {
+				if !isText(a.text) {
+					t.Errorf("%s has the attribute %s of %q", what, name, a.text)
+				}
+			}
+			got := come(e, nil).message
+			maps.DeleteFunc(got.Headers, func(name, _ string) bool { return strings.HasPrefix(name, headersDead) })
+			want := map[string]string{name: value}
+			if got.ID != id || got.Type != typ || got.Key != key || got.ContentType != contentType || !got.Time.Equal(m.Time) || !maps.Equal(got.Headers, want) || !bytes.Equal(got.Payload, payload) {
+				t.Errorf("%s arrives as %+v, want %+v", what, got, m)
+			}
+		}
+	})
+}
+
+// FuzzDecode holds that whatever comes from a queue can be published again.
+func FuzzDecode(f *testing.F) {
+	f.Add(`{"Type":"Notification","MessageId":"m","TopicArn":"a","Message":"hi","Timestamp":"2026-01-02T03:04:05Z","MessageAttributes":{"ce_id":{"Type":"String","Value":"x"},"b":{"Type":"Binary","Value":"AA=="}}}`, "n", "String", "v")
+	f.Add("body", "msg-headers", "String", `{"ce_id":"x","msg-dlq-reason":"r","a":"b"}`)
+	f.Add("body", "msg-headers", "String", "null")
+	f.Add("%", "msg-encoding", "String", "base64")
+	f.Add("body", "ce_time", "String", "no time")
+	f.Fuzz(func(t *testing.T, body, name, kind, value string) {
+		attributes := map[string]types.MessageAttributeValue{}
+		if name != "" {
+			attributes[name] = types.MessageAttributeValue{DataType: aws.String(kind), StringValue: aws.String(value)}
+		}
+		d := newReceived(&types.Message{MessageId: aws.String("sqs-id"), Body: aws.String(body), MessageAttributes: attributes})
+		for _, dead := range []bool{false, true} {
+			m := d.delivery(messaging.Subscription{Topic: "t", Group: "g", DeadLetters: dead}).Message
+			for name := range m.Headers {
+				if strings.HasPrefix(name, reserved) && !dead {
+					t.Errorf("the header %s came to a handler", name)
+				}
+			}
+			err := messaging.Check("t", 1<<20, []messaging.Message{m})
+			if err != nil && !errors.Is(err, messaging.ErrTooLarge) && !strings.Contains(err.Error(), "belongs to brokers") {
+				t.Errorf("what came cannot be published again: %v", err)
+			}
+		}
+	})
+}
+
+func TestAMessageHasAtMostTenAttributes(t *testing.T) {
+	c := Config{MessageLimit: topicLimit}
+	full := messaging.Message{
+		ID: "i", Type: "T", Source: "/s", Subject: "s", Key: "k", ContentType: "c", Time: time.Unix(1, 0), Headers: map[string]string{"a": "b"}, Payload: []byte{0},
+	}
+	e, err := c.encode(&full)
+	if err != nil || len(e.attributes) != maxAttributes {
+		t.Fatalf("encode() = %d attributes, %v, want %d, nil", len(e.attributes), err, maxAttributes)
+	}
+	foreign := entry{body: "b", attributes: map[string]attribute{}}
+	for i := range maxAttributes {
+		foreign.attributes["n"+strconv.Itoa(i)] = textAttribute("v")
+	}
+	foreign.attributes["n0"] = attribute{kind: "Binary", bytes: []byte{1}}
+	next := successor(come(foreign, nil), map[string]string{messaging.HeaderDeadReason: "r"}, "once")
+	if len(next.attributes) != maxAttributes {
+		t.Errorf("the successor of a message with ten attributes has %d, want ten", len(next.attributes))
+	}
+	got := come(next, nil).message
+	if got.ID != "sqs-id" || got.Headers[messaging.HeaderDeadReason] != "r" || got.Headers["n9"] != "v" {
+		t.Errorf("it arrives as %s with %q, want the ID, the reason and what it had", got.ID, got.Headers)
+	}
+}
+
+func TestAForeignFIFOMessageKeepsItsGroupAsKey(t *testing.T) {
+	d := come(entry{body: "b"}, map[string]string{"MessageGroupId": "customer-7", "ApproximateReceiveCount": "3", "SentTimestamp": "1000"})
+	if d.message.Key != "customer-7" || d.receives != 3 || !d.sent.Equal(time.Unix(1, 0)) {
+		t.Errorf("Key = %q, received %d times, sent %v, want customer-7, 3, one second", d.message.Key, d.receives, d.sent)
+	}
+	moved := come(successor(d, map[string]string{messaging.HeaderDeadReason: "r"}, "once"), map[string]string{"MessageGroupId": "other"})
+	if moved.message.Key != "customer-7" || moved.message.ID != "sqs-id" {
+		t.Errorf("among the dead letters its Key is %q, its ID %q, want them as they were", moved.message.Key, moved.message.ID)
+	}
+}
+
+func TestFaultsAreToldApart(t *testing.T) {
+	for _, c := range []struct {
+		f    fault
+		want error
+	}{
+		{fault{code: "AccessDeniedException"}, messaging.ErrDenied},
+		{fault{code: "X", status: 403}, messaging.ErrDenied},
+		{fault{code: "ExpiredToken"}, messaging.ErrDenied},
+		{fault{code: "QueueDoesNotExist", sender: true}, messaging.ErrNotFound},
+		{fault{code: "NotFound", sender: true}, messaging.ErrNotFound},
+		{fault{code: "ReceiptHandleIsInvalid"}, messaging.ErrLost},
+		{fault{code: "InvalidParameterValue", sender: true, text: "Value x for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired."}, messaging.ErrLost},
+		{fault{code: "MessageNotInflight"}, messaging.ErrLost},
+		{fault{code: "BatchRequestTooLong", sender: true}, messaging.ErrTooLarge},
+		{fault{code: "InvalidParameterValue", sender: true, text: "Message must be shorter than 262144 bytes."}, messaging.ErrTooLarge},
+		{fault{code: "InvalidMessageContents", sender: true}, messaging.ErrInvalid},
+		{fault{code: "RequestThrottled", status: 400, sender: true}, nil},
+		{fault{code: "ThrottlingException", status: 400, sender: true}, nil},
+		{fault{code: "InternalError"}, nil},
+		{fault{code: "Unknown", status: 503}, nil},
+	} {
+		if got := c.f.reason(); !errors.Is(got, c.want) || (got == nil) != (c.want == nil) {
+			t.Errorf("%+v means %v, want %v", c.f, got, c.want)
+		}
+	}
+	if got := shortCode("com.amazonaws.sqs#QueueDoesNotExist"); got != "QueueDoesNotExist" {
+		t.Errorf("shortCode() = %s, want it without its name space", got)
+	}
+}
