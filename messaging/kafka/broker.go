@@ -85,15 +85,22 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 		return messaging.Check(topic, b.cfg.MaxPayload, nil)
 	}
 	errs := b.refuse(topic, msgs)
-	sent := make([]outgoing, len(msgs))
-	todo := make([]*outgoing, 0, len(msgs))
+	var one struct { // most calls have one message: all that it takes is in one piece
+		sent [1]outgoing
+		todo [1]*outgoing
+		flight
+	}
+	sent, todo := one.sent[:], one.todo[:0]
+	if len(msgs) > 1 {
+		sent, todo = make([]outgoing, len(msgs)), make([]*outgoing, 0, len(msgs))
+	}
 	for i := range msgs {
 		if errs == nil || errs[i] == nil {
 			sent[i].encode(topic, &msgs[i], b.cfg.Source)
 			todo = append(todo, &sent[i])
 		}
 	}
-	b.produce(ctx, topic, todo)
+	b.produce(ctx, topic, todo, &one.flight)
 	for i := range sent {
 		if err := sent[i].err; err != nil {
 			if errs == nil {

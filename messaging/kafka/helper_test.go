@@ -234,6 +234,8 @@ func settling(c chan<- *messaging.Delivery, v messaging.Verdict) messaging.Deliv
 	}
 }
 
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 func nothing(context.Context, *messaging.Delivery, messaging.Settler) error {
 	return errors.New("not taken")
 }

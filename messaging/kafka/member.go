@@ -49,6 +49,7 @@ type member struct {
 	seats  []*seat                 // guarded by mu
 	parts  map[partOf]*partition   // guarded by mu
 	hungry map[*partition]struct{} // guarded by mu; have a record, and found no seat with room
+	left   map[partOf]struct{}     // guarded by mu; ended with something in hand
 	up     bool                    // guarded by mu; in the group
 	losses int                     // guarded by mu; how often it fell out of the group
 	why    error                   // guarded by mu; of the last loss
@@ -66,7 +67,7 @@ func (b *Broker) newMember(t target, n names) *member {
 	m := &member{
 		b: b, t: t, n: n, group: n.group, ctx: ctx, leave: cancel, done: make(chan struct{}), began: make(chan struct{}), poll: newTurn(),
 		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, idle: make(chan struct{}),
+		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, left: map[partOf]struct{}{}, idle: make(chan struct{}),
 		log: b.cfg.Logger.With(slog.String("topic", t.topic), slog.String("group", t.group)),
 	}
 	if t.dead {
@@ -276,7 +277,8 @@ func (m *member) placed(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetc
 				if num.Metadata != nil {
 					meta = *num.Metadata
 				}
-				p.unsure = !p.window.open(num.Offset, meta)
+				_, left := m.left[p.partOf]
+				p.unsure = !p.window.open(num.Offset, meta) || left
 			}
 		}
 	}

@@ -67,10 +67,13 @@ func (p *partition) fill(f kgo.FetchPartition) bool {
 	if len(f.Records) == 0 || p.ended {
 		return false
 	}
-	if !p.begun && p.unsure {
-		p.doubt = f.HighWatermark
+	if !p.begun {
+		if p.unsure {
+			p.doubt = f.HighWatermark
+		}
+		p.begun = true
+		tell(p.m.dirty) // so that the commit says that something may be in hand
 	}
-	p.begun = true
 	if len(p.queue) == 0 {
 		p.queue = f.Records
 	} else {
@@ -336,6 +339,9 @@ func (p *partition) lose() []context.CancelCauseFunc {
 		return nil
 	}
 	p.ended, p.stopping = true, true
+	if p.open > 0 {
+		p.m.left[p.partOf] = struct{}{}
+	}
 	for i := range p.window.slots {
 		if h := p.window.slots[i].in; h != nil {
 			if h.state == held {

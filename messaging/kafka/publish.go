@@ -23,8 +23,8 @@ const (
 // it, for fewer allocations.
 type outgoing struct {
 	rec    kgo.Record
-	room   [10]kgo.RecordHeader
-	landed atomic.Bool // the client is done with rec; answer is set before
+	room   [8]kgo.RecordHeader // as many as a message has attributes
+	landed atomic.Bool         // the client is done with rec; answer is set before
 	answer error
 	err    error // what the caller gets
 }
@@ -51,13 +51,13 @@ func (f *flight) land(n int64) {
 }
 
 // produce hands todo to the client, as often as it takes, and sets the err of
-// each.
+// each. f is for the first time.
 //
 // The client does not get ctx. It would give up, together with a record whose
 // context has ended, all that wait for the same partition, whoever published
 // them; and it cannot take back what is on its way. So a caller who leaves early
 // leaves the record behind.
-func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing) {
+func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing, f *flight) {
 	giveUp := func(err error) {
 		for _, o := range todo {
 			o.err = err
@@ -78,7 +78,7 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing) {
 			giveUp(err)
 			return
 		}
-		b.fly(ctx, cl, todo)
+		b.fly(ctx, cl, todo, f)
 		var again []*outgoing
 		for _, o := range todo {
 			if !o.landed.Load() {
@@ -93,14 +93,15 @@ func (b *Broker) produce(ctx context.Context, topic string, todo []*outgoing) {
 		if todo = again; len(todo) > 0 {
 			b.cfg.Logger.Warn("kafka: messages go out again", slog.String("topic", topic), slog.Int("count", len(todo)), slog.Any("err", todo[0].err))
 			_ = pause(ctx, b.closing, backoff(failures))
+			f = new(flight)
 		}
 	}
 }
 
 // fly hands todo to the client, and returns when all have landed, or ctx or the
 // Broker ends.
-func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing) {
-	f := &flight{done: make(chan struct{})}
+func (b *Broker) fly(ctx context.Context, cl *kgo.Client, todo []*outgoing, f *flight) {
+	f.done = make(chan struct{})
 	f.left.Store(int64(len(todo)))
 	for i, o := range todo {
 		o.landed.Store(false)

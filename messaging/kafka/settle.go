@@ -126,7 +126,7 @@ func (h *handout) forward(d time.Duration) {
 func (h *handout) replace(ctx context.Context, next *kgo.Record) error {
 	m := h.p.m
 	o := &outgoing{rec: *next}
-	m.b.produce(ctx, next.Topic, []*outgoing{o})
+	m.b.produce(ctx, next.Topic, []*outgoing{o}, new(flight))
 	if o.err != nil {
 		// The pause belongs to this message alone; others of the partition pass it.
 		select {
