@@ -23,8 +23,10 @@ type received struct {
 	group      string // of FIFO queues
 	receives   int    // this one included, at least 1
 	sent       time.Time
-	at         time.Time // when the request began by which it came, at the earliest, for the 12 hours
-	byRedrive  bool      // SQS itself has set it aside
+	at         time.Time     // when the request began by which it came, at the earliest, for the 12 hours
+	byRedrive  bool          // SQS itself has set it aside
+	wait       time.Duration // how long after sent it is due
+	attempt    int           // the first that it is delivered for, when it has waited
 
 	message messaging.Message
 	foreign bool // it has no ID but SQS's
@@ -77,6 +79,7 @@ func (d *received) decode() {
 			d.set(name, a.text)
 		}
 	}
+	d.wait, d.attempt = waitOf(packed)
 	for name, value := range packed {
 		if !strings.HasPrefix(name, reserved) || strings.HasPrefix(name, headersDead) {
 			d.set(name, value)
@@ -99,6 +102,39 @@ func (d *received) decode() {
 	default:
 		m.Payload = []byte(body)
 	}
+}
+
+// waitOf returns what this package wrote into the headers of a message that is to
+// wait for longer than SQS can keep it away.
+func waitOf(packed map[string]string) (wait time.Duration, attempt int) {
+	ms, err := strconv.ParseInt(packed[headerWait], 10, 64)
+	if err != nil || ms <= 0 || ms > maxDelay.Milliseconds() {
+		return 0, 0
+	}
+	attempt, err = strconv.Atoi(packed[headerAttempt])
+	if err != nil || attempt < 1 || attempt > 1<<20 {
+		return 0, 0
+	}
+	return time.Duration(ms) * time.Millisecond, attempt
+}
+
+// attempts returns which attempt the delivery of d is. The receives of one that was
+// put off, one for each time that SQS had kept it away for as long as it can, were
+// none.
+func (d *received) attempts() int {
+	if d.wait == 0 {
+		return d.receives
+	}
+	puttings := int((d.wait + longestStay - 1) / longestStay)
+	return d.attempt + max(0, d.receives-1-puttings)
+}
+
+// rest returns how long after now d is due.
+func (d *received) rest(now time.Time) time.Duration {
+	if d.wait == 0 || d.sent.IsZero() {
+		return 0
+	}
+	return max(0, d.wait-now.Sub(d.sent))
 }
 
 // set takes an attribute of the message, or a header.
@@ -126,7 +162,7 @@ func (d *received) set(name, value string) {
 // delivery returns what a subscriber gets, which shares no memory with d.
 func (d *received) delivery(s messaging.Subscription) *messaging.Delivery {
 	m := d.message.Clone()
-	out := &messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: d.receives, Redelivered: d.receives > 1}
+	out := &messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: d.attempts(), Redelivered: d.receives > 1}
 	if s.DeadLetters {
 		out.Attempt = 1
 		if _, explained := m.Headers[messaging.HeaderDeadReason]; !explained && d.byRedrive {

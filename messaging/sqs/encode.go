@@ -25,6 +25,12 @@ const (
 	encodingBase64 = "base64"
 	encodingEmpty  = "empty" // for a body must not be
 
+	// headerWait is how many milliseconds after it was sent a message is due, where
+	// that is longer than SQS can keep it away, and headerAttempt the attempt that
+	// follows. They are among the headers.
+	headerWait    = "msg-wait"
+	headerAttempt = "msg-attempt"
+
 	ceContentType = "datacontenttype" // as messaging.Message.Attributes has it
 	ceKey         = cePrefix + "partitionkey"
 	ceID          = cePrefix + "id"
@@ -111,18 +117,18 @@ func (c *Config) encode(m *messaging.Message) (entry, error) {
 }
 
 // successor returns what d came as, to be sent again: the body as it was, the same
-// attributes, and dead among the headers in place of those of an earlier death. The
+// attributes, and more among the headers in place of what this package added before. The
 // ID that a message of another program got from SQS stays with it. Once tells
 // this move of this copy from all others, so that it is carried out once though it is
 // tried again.
-func successor(d *received, dead map[string]string, once string) entry {
+func successor(d *received, more map[string]string, once string) entry {
 	e := entry{body: d.body, attributes: maps.Clone(d.attributes), group: d.group, once: token(once)}
 	if e.attributes == nil {
 		e.attributes = map[string]attribute{}
 	}
 	packed := unpack(e.attributes[attrHeaders].text)
-	maps.DeleteFunc(packed, func(name, _ string) bool { return strings.HasPrefix(name, headersDead) })
-	maps.Copy(packed, dead)
+	maps.DeleteFunc(packed, func(name, _ string) bool { return strings.HasPrefix(name, reserved) })
+	maps.Copy(packed, more)
 	if d.foreign {
 		packed[ceID] = d.message.ID
 		if d.message.Key != "" {

@@ -154,3 +154,22 @@ func TestFaultsAreToldApart(t *testing.T) {
 		t.Errorf("shortCode() = %s, want it without its name space", got)
 	}
 }
+
+func TestNoVisibilityGoesBeyondTwelveHoursFromTheReceive(t *testing.T) {
+	for _, c := range []struct{ held, asked, least, most time.Duration }{
+		{0, time.Millisecond, time.Second, time.Second},
+		{0, 0, 0, 0},
+		{time.Hour, 1500 * time.Millisecond, 2 * time.Second, 2 * time.Second},
+		{11 * time.Hour, 2 * time.Hour, 58 * time.Minute, time.Hour},
+		{13 * time.Hour, time.Hour, 0, 0},
+	} {
+		s := settler{d: &received{at: time.Now().Add(-c.held)}}
+		if got := s.within(c.asked); got < c.least || got > c.most || got%time.Second != 0 {
+			t.Errorf("%v after the receive, within(%v) = %v, want %v to %v in whole seconds", c.held, c.asked, got, c.least, c.most)
+		}
+	}
+	d := received{wait: 30 * time.Hour, attempt: 3, receives: 4}
+	if got := d.attempts(); got != 3 {
+		t.Errorf("attempts() = %d after 30 hours in three parts, want 3", got)
+	}
+}

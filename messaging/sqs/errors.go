@@ -1,7 +1,6 @@
 package sqs
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -146,14 +145,6 @@ func told(err error) error {
 	default:
 		return fmt.Errorf("%s: %s", f.code, f.text)
 	}
-}
-
-// ended returns why ctx or the Broker ended, or nil while both live.
-func (b *Broker) ended(ctx context.Context) error {
-	if isClosed(b.closing) {
-		return messaging.ErrClosed
-	}
-	return context.Cause(ctx)
 }
 
 func isClosed(c <-chan struct{}) bool {

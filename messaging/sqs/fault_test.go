@@ -57,7 +57,7 @@ func TestABatchReportsExactlyTheMessagesThatFailed(t *testing.T) {
 	b := fakeBroker(t, s, sqs.Config{})
 	topic := unique()
 	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
-	s.Fault = failing("SendMessageBatch", 1, sqsfake.Fault{Fail: map[int]string{1: "SenderInvalid", 4: "SenderInvalid", 7: "SenderInvalid"}})
+	s.Break(failing("SendMessageBatch", 1, sqsfake.Fault{Fail: map[int]string{1: "SenderInvalid", 4: "SenderInvalid", 7: "SenderInvalid"}}))
 	msgs := make([]messaging.Message, 10)
 	for i := range msgs {
 		msgs[i] = message("", i)
@@ -93,12 +93,12 @@ func TestADeleteThatFailsInABatchFailsItsOwnSettleOnly(t *testing.T) {
 	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
 	publish(t, b, topic, message("", 0), message("", 1), message("", 2))
 	var failures, lost atomic.Int64
-	s.Fault = func(op string, before int) *sqsfake.Fault {
+	s.Break(func(op string, before int) *sqsfake.Fault {
 		if op == "DeleteMessageBatch" && before == 0 {
 			return &sqsfake.Fault{Fail: map[int]string{0: "ReceiptHandleIsInvalid"}}
 		}
 		return nil
-	}
+	})
 	var all sync.WaitGroup
 	for range 3 {
 		d := sub.receive()
@@ -131,7 +131,7 @@ func TestThrottlingAndServerErrorsAreRiddenOutWhileTheContextLasts(t *testing.T)
 			b := fakeBroker(t, s, sqs.Config{FIFO: true})
 			topic := unique()
 			sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
-			s.Fault = failing("SendMessageBatch", 4, f) // more than the SDK's own repeats
+			s.Break(failing("SendMessageBatch", 4, f)) // more than the SDK repeats by itself
 			publish(t, b, topic, message("k", 1), message("k", 2))
 			for _, want := range []string{"1", "2"} {
 				d := sub.receive()
@@ -153,7 +153,7 @@ func TestAPublishWithoutAnAnswerIsNotConfirmed(t *testing.T) {
 	b := fakeBroker(t, s, sqs.Config{})
 	topic := unique()
 	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}).stop()
-	s.Fault = failing("SendMessageBatch", 1000, sqsfake.Fault{Lose: true})
+	s.Break(failing("SendMessageBatch", 1000, sqsfake.Fault{Lose: true}))
 	err := b.Publish(within(t, 500*time.Millisecond), topic, message("", 1))
 	if !errors.Is(err, messaging.ErrNotConfirmed) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Publish() = %v, want ErrNotConfirmed and the cause of its context", err)
@@ -166,7 +166,7 @@ func TestAnEntryThatItsSuccessorHasPassedIsNotSentAgain(t *testing.T) {
 	b := fakeBroker(t, s, sqs.Config{FIFO: true})
 	topic := unique()
 	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
-	s.Fault = failing("SendMessageBatch", 1, sqsfake.Fault{Fail: map[int]string{0: "InternalError", 2: "InternalError"}})
+	s.Break(failing("SendMessageBatch", 1, sqsfake.Fault{Fail: map[int]string{0: "InternalError", 2: "InternalError"}}))
 	err := b.Publish(within(t, patience), topic, message("k", 1), message("k", 2), message("k", 3))
 	batch, ok := errors.AsType[*messaging.BatchError](err)
 	if !ok || !errors.Is(batch.Errs[0], messaging.ErrRefused) || batch.Errs[1] != nil || batch.Errs[2] != nil {
@@ -190,9 +190,10 @@ func TestWrongCredentialsAreToldAtOnceAndRepeatNothingSecret(t *testing.T) {
 		if code == "SignatureDoesNotMatch" {
 			text = "The Canonical String was x-amz-security-token:" + secret
 		}
-		s := &sqsfake.Server{Fault: func(string, int) *sqsfake.Fault {
+		s := &sqsfake.Server{}
+		s.Break(func(string, int) *sqsfake.Fault {
 			return &sqsfake.Fault{Status: http.StatusForbidden, Code: code, Text: text}
-		}}
+		})
 		b := fakeBroker(t, s, sqs.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		err := b.Publish(within(t, patience), "orders", message("", 1))
 		if !errors.Is(err, messaging.ErrDenied) || strings.Contains(err.Error(), secret) {
@@ -215,12 +216,12 @@ func TestAnInterruptionIsToldAndWhatWasAcceptedStaysAccepted(t *testing.T) {
 	d := sub.receive()
 	var down atomic.Bool
 	down.Store(true)
-	s.Fault = func(op string, _ int) *sqsfake.Fault {
+	s.Break(func(op string, _ int) *sqsfake.Fault {
 		if op == "ReceiveMessage" && down.Load() {
 			return &sqsfake.Fault{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"}
 		}
 		return nil
-	}
+	})
 	if err := receive(t, sub.lost); err == nil {
 		t.Error("OnLost was called without a reason")
 	}
@@ -346,7 +347,7 @@ func TestAPublisherUsesNoListOfGroupsThatIsTooOld(t *testing.T) {
 	} else {
 		d.ack(t)
 	}
-	s.Fault = failing("ListQueues", 1000, sqsfake.Fault{Status: http.StatusInternalServerError, Code: "InternalError"})
+	s.Break(failing("ListQueues", 1000, sqsfake.Fault{Status: http.StatusInternalServerError, Code: "InternalError"}))
 	time.Sleep(150 * time.Millisecond) // until what it knows is too old
 	err := b.Publish(within(t, time.Second), topic, message("", 3))
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, messaging.ErrNotConfirmed) {

@@ -54,18 +54,23 @@ func (in *intake) extendAll() {
 func (in *intake) giveBack(all []*settler) {
 	ctx, cancel := context.WithTimeout(in.broker.base, releaseTimeout)
 	defer cancel()
-	in.release(ctx, all)
+	in.putOff(ctx, all, time.Time{})
 }
 
-func (in *intake) release(ctx context.Context, all []*settler) {
+// putOff keeps messages that nobody has accepted from receivers, until they are due;
+// without now, for no time.
+func (in *intake) putOff(ctx context.Context, all []*settler, now time.Time) {
 	var calls []*call[stay]
 	var of []*settler
 	for _, s := range all {
 		if s.claim(lost) {
-			if !s.wasAccepted() {
+			wait := time.Duration(0)
+			if !now.IsZero() {
+				wait = s.within(s.d.rest(now))
+			} else if !s.wasAccepted() {
 				in.broker.unseen.note(s.d.id)
 			}
-			calls = append(calls, newCall(stay{receipt: s.d.receipt}, s.d.receipt, 0))
+			calls = append(calls, newCall(stay{s.d.receipt, wait}, s.d.receipt, 0))
 			of = append(of, s)
 		}
 	}

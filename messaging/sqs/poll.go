@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
@@ -146,16 +147,31 @@ func (in *intake) receive(n int, wait time.Duration) ([]*settler, error) {
 		in.free(n)
 		return nil, err
 	}
-	got := make([]*settler, len(out.Messages))
+	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
+	if !ok {
+		now = time.Now()
+	}
+	got := make([]*settler, 0, len(out.Messages))
+	var early []*settler
 	in.mu.Lock()
 	for i := range out.Messages {
 		d := newReceived(&out.Messages[i])
 		d.at = began
-		got[i] = newSettler(in, d)
-		in.open[got[i]] = struct{}{}
+		s := newSettler(in, d)
+		in.open[s] = struct{}{}
+		if d.rest(now) > 0 && !in.sub.DeadLetters {
+			early = append(early, s)
+		} else {
+			got = append(got, s)
+		}
 	}
 	in.mu.Unlock()
-	in.free(n - len(got))
+	in.free(n - len(out.Messages))
+	if early != nil {
+		ctx, cancel := context.WithTimeout(b.base, releaseTimeout)
+		defer cancel()
+		in.putOff(ctx, early, now)
+	}
 	if !b.set.FIFO { // which has an order of its own
 		bySent(got)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -40,6 +41,15 @@ func newSettler(in *intake, d *received) *settler {
 	s.timer = time.AfterFunc(visible-margin(visible), s.expire)
 	return s
 }
+
+const (
+	// longestStay is how long SQS keeps a message away that was received just now, less
+	// what the answer takes.
+	longestStay = maxVisibility - time.Minute
+	// maxDelay bounds how long a Retry may wait: as long as SQS keeps a message, less a
+	// day to handle it.
+	maxDelay = 13 * 24 * time.Hour
+)
 
 // margin is how much earlier than the visibility a lease ends, for the time that the
 // answer was on its way.
@@ -145,12 +155,27 @@ func (s *settler) carryOut(ctx context.Context, v messaging.Verdict) error {
 			}
 			return s.replace(ctx, in.layout.work.url, e)
 		}
+		if v.After > s.within(v.After) && !in.broker.set.FIFO {
+			return s.replace(ctx, in.layout.work.url, s.later(v))
+		}
 		return s.stay(ctx, s.within(v.After))
 	case messaging.DeadLetter:
 		return s.bury(ctx, v)
 	}
 	_ = s.stay(ctx, 0)
 	return fmt.Errorf("%w: verdict of unknown kind %d", messaging.ErrInvalid, v.Kind)
+}
+
+// later returns the successor of a message that is to wait for longer than SQS can
+// keep it away. Whoever receives it before it is due puts it off again.
+func (s *settler) later(v messaging.Verdict) entry {
+	attempt := s.delivery().Attempt
+	if !v.KeepAttempt {
+		attempt++
+	}
+	return successor(s.d, map[string]string{
+		headerWait: strconv.FormatInt(min(v.After, maxDelay).Milliseconds(), 10), headerAttempt: strconv.Itoa(attempt),
+	}, "")
 }
 
 // bury moves the message to the dead letters. One that has no room for all that is to
@@ -208,7 +233,7 @@ func (s *settler) stay(ctx context.Context, d time.Duration) error {
 // within returns d in whole seconds, as far as the 12 hours allow that SQS counts
 // from the receive.
 func (s *settler) within(d time.Duration) time.Duration {
-	left := maxVisibility - time.Since(s.d.at) - time.Second
+	left := longestStay - time.Since(s.d.at)
 	return max(0, min(d+time.Second-1, left)).Truncate(time.Second)
 }
 

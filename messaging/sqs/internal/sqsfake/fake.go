@@ -17,22 +17,16 @@ import (
 	"time"
 )
 
-// A Server is SQS and SNS of one account. Its zero value is ready for use; set its
-// fields before.
+// A Server is SQS and SNS of one account. Its zero value is ready for use.
 type Server struct {
-	// Fault, if set, is asked about each request: by its operation and how many of
-	// that came before. Nil lets it pass.
-	Fault func(op string, before int) *Fault
-	// Raw is the RawMessageDelivery of subscriptions that do not ask for one.
-	Raw bool
-
 	mu      sync.Mutex
-	queues  map[string]*queue // guarded by mu
-	topics  map[string]*topic // guarded by mu
-	count   map[string]int    // guarded by mu
-	log     []Request         // guarded by mu
-	changed chan struct{}     // guarded by mu; closed at each change
-	ids     int               // guarded by mu
+	fault   func(op string, before int) *Fault // guarded by mu
+	queues  map[string]*queue                  // guarded by mu
+	topics  map[string]*topic                  // guarded by mu
+	count   map[string]int                     // guarded by mu
+	log     []Request                          // guarded by mu
+	changed chan struct{}                      // guarded by mu; closed at each change
+	ids     int                                // guarded by mu
 }
 
 // A Request is one that was made.
@@ -54,7 +48,16 @@ type Fault struct {
 	Fail map[int]string
 }
 
-// Requests returns how many requests of an operation were made.
+// Break has f asked about each request from now on, by its operation and how many of
+// that have come since. Nil lets it pass.
+func (s *Server) Break(f func(op string, before int) *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault, s.count = f, nil
+}
+
+// Requests returns how many requests of an operation were made, since Break if that
+// was called.
 func (s *Server) Requests(op string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,17 +136,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // enter counts a request, and returns what is to go wrong with it.
 func (s *Server) enter(op string, entries int) *Fault {
 	s.mu.Lock()
+	if s.queues == nil {
+		s.queues, s.topics, s.changed = map[string]*queue{}, map[string]*topic{}, make(chan struct{})
+	}
 	if s.count == nil {
-		s.count, s.queues, s.topics, s.changed = map[string]int{}, map[string]*queue{}, map[string]*topic{}, make(chan struct{})
+		s.count = map[string]int{}
 	}
 	before := s.count[op]
 	s.count[op]++
 	s.log = append(s.log, Request{op, entries, time.Now()})
+	fault := s.fault
 	s.mu.Unlock()
-	if s.Fault == nil {
+	if fault == nil {
 		return nil
 	}
-	return s.Fault(op, before)
+	return fault(op, before)
 }
 
 func (s *Server) answer(f *Fault, do func() (any, *apiError)) (any, *apiError) {

@@ -78,7 +78,7 @@ func (s *Server) topicOp(op string, form url.Values, f *Fault) (any, *apiError) 
 func (s *Server) subscribe(t *topic, form url.Values) (any, *apiError) {
 	arn := form.Get("Endpoint")
 	name := arn[strings.LastIndexByte(arn, ':')+1:]
-	raw := fmt.Sprint(s.Raw)
+	raw := "false"
 	for _, p := range members(form, "Attributes.entry") {
 		if form.Get(p+"key") == "RawMessageDelivery" {
 			raw = form.Get(p + "value")
