@@ -116,15 +116,16 @@ func cycles(t *testing.T, node *services.Node) {
 	connections := func() int {
 		return strings.Count(control(t, node, "list_connections", "client_properties"), label)
 	}
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		goroutines(t, label, 20, func() (messaging.Broker, error) {
-			return rabbitmq.New(rabbitmq.Config{URL: node.URL(), Source: label})
-		})
-	}()
+	cfg := rabbitmq.Config{URL: node.URL(), Source: label}
+	// One that stays until it is seen shows that they can be: the others may come and
+	// go between two looks.
+	b := newBroker(t, cfg)
+	if err := b.Publish(within(t, patience), label, messaging.NewMessage(fine, nil)); !errors.Is(err, messaging.ErrUnroutable) {
+		t.Errorf("Publish() to nobody = %v, want ErrUnroutable", err)
+	}
 	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
-	<-over
+	must(t, b.Close(within(t, patience)))
+	goroutines(t, label, 20, func() (messaging.Broker, error) { return rabbitmq.New(cfg) })
 	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
 }
 
