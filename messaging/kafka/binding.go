@@ -171,7 +171,7 @@ func headersOf(rec *kgo.Record, own bool) map[string]string {
 		}
 	}
 	for _, h := range rec.Headers {
-		mine := strings.HasPrefix(h.Key, reserved) && !(own && strings.HasPrefix(h.Key, headersDead))
+		mine := strings.HasPrefix(h.Key, reserved) && (!own || !strings.HasPrefix(h.Key, headersDead))
 		if h.Key == headerContentType || strings.HasPrefix(h.Key, cePrefix) || mine || !isName(h.Key) {
 			continue
 		}

@@ -70,10 +70,24 @@ func TestForeignRecordsAreReadWithWhatTheyHave(t *testing.T) {
 	}
 
 	odd := &kgo.Record{Topic: "t", Headers: []kgo.RecordHeader{
-		{Key: "ce_id", Value: []byte("first")}, {Key: "ce_id", Value: []byte("id")}, {Key: "ce_time", Value: []byte("yesterday")}, {Key: "ce_specversion", Value: []byte("0.3")},
-		{Key: "ce_dataschema", Value: []byte("/schema")}, {Key: "ce_tenant", Value: []byte("of ce")}, {Key: "tenant", Value: []byte("own")}, {Key: "ce_msg-attempt", Value: []byte("5")},
-		{Key: "no spaces", Value: []byte("x")}, {Key: "", Value: []byte("x")}, {Key: "binary", Value: []byte{0, 0xff}}, {Key: "null"}, {Key: "twice", Value: []byte("1")}, {Key: "twice", Value: []byte("2")},
-		{Key: "content-type", Value: []byte("a/b")}, {Key: "msg-attempt", Value: []byte("7")}, {Key: "msg-wait", Value: []byte("7000")}, {Key: "msg-dlq-reason", Value: []byte("forged")},
+		{Key: "ce_id", Value: []byte("first")},
+		{Key: "ce_id", Value: []byte("id")},
+		{Key: "ce_time", Value: []byte("yesterday")},
+		{Key: "ce_specversion", Value: []byte("0.3")},
+		{Key: "ce_dataschema", Value: []byte("/schema")},
+		{Key: "ce_tenant", Value: []byte("of ce")},
+		{Key: "tenant", Value: []byte("own")},
+		{Key: "ce_msg-attempt", Value: []byte("5")},
+		{Key: "no spaces", Value: []byte("x")},
+		{Key: "", Value: []byte("x")},
+		{Key: "binary", Value: []byte{0, 0xff}},
+		{Key: "null"},
+		{Key: "twice", Value: []byte("1")},
+		{Key: "twice", Value: []byte("2")},
+		{Key: "content-type", Value: []byte("a/b")},
+		{Key: "msg-attempt", Value: []byte("7")},
+		{Key: "msg-wait", Value: []byte("7000")},
+		{Key: "msg-dlq-reason", Value: []byte("forged")},
 	}}
 	d = messaging.Delivery{}
 	if rest := decode(&d, odd, false); rest != 0 || d.Attempt != 1 {

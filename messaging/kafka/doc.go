@@ -106,6 +106,8 @@
 //     without one goes to the freest process: within a group, Kafka deals in
 //     partitions.
 //   - That messages outlive the topic's retention, or a retry that of its own topic.
+//   - That a topic that is deleted while it is subscribed is made again: the next
+//     Subscribe does that.
 //   - That a foreign record larger than Config.MaxPayload and 64 KiB can be moved:
 //     it stays where it is, and is delivered again.
 //   - That more than 4 KiB of metadata remembers what was settled out of order: some

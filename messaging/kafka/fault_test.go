@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/parley-go/parley/messaging"
@@ -378,4 +379,54 @@ func TestPublishWaitsForNoAnswerOnceTheBrokerIsClosed(t *testing.T) {
 	}
 	close(let)
 	receive(t, closed)
+}
+
+func TestAPartitionStopsSomeWayPastARecordThatIsNotSettled(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, kafka.Config{Seeds: fake(t).ListenAddrs(), Partitions: 1})
+	topic := unique("t")
+	const ahead = 10_000
+	held, last := make(chan arrival, 1), make(chan struct{})
+	var come atomic.Int64
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+		n := come.Add(1)
+		if n == 1 {
+			held <- arrival{d, s, lease}
+			return nil
+		}
+		if n == ahead+5 {
+			close(last)
+		}
+		return s.Settle(lease, messaging.Verdict{})
+	})
+	publish(t, b, topic, numbered(ahead+5)...)
+	first := receive(t, held)
+	eventually(t, "the delivery of what may pass it", func() bool { return come.Load() == ahead })
+	watch := time.NewTimer(moment)
+	<-watch.C
+	if n := come.Load(); n != ahead {
+		t.Errorf("%d records were delivered, want %d and no more", n, ahead)
+	}
+	first.settle(t, messaging.Verdict{})
+	receive(t, last)
+}
+
+func TestAGroupThatAnotherProgramUsesDifferentlyIsATopologyError(t *testing.T) {
+	t.Parallel()
+	seeds := fake(t).ListenAddrs()
+	topic := unique("t")
+	b := newBroker(t, kafka.Config{Seeds: seeds, Partitions: 1})
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, nothing).stop()
+	joined := make(chan struct{}, 10)
+	other := raw(t, seeds, kgo.ConsumerGroup(topic+".g"), kgo.ConsumeTopics(topic), kgo.Balancers(kgo.RangeBalancer()),
+		kgo.OnPartitionsAssigned(func(context.Context, *kgo.Client, map[string][]int32) { joined <- struct{}{} }))
+	polling, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { other.PollFetches(polling) })
+	defer running.Wait()
+	defer stop()
+	receive(t, joined)
+	if err := b.Subscribe(within(t, patience), messaging.Subscription{Topic: topic, Group: "g"}, nothing); !errors.Is(err, messaging.ErrTopology) {
+		t.Errorf("Subscribe() = %v, want ErrTopology", err)
+	}
 }

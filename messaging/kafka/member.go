@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -201,6 +202,8 @@ func (m *member) fault(fetches kgo.Fetches) error {
 		switch d := denied(err); {
 		case d != nil:
 			fatal = d
+		case errors.Is(err, kerr.InconsistentGroupProtocol):
+			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, m.group, err)
 		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		default:
 			m.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,11 +90,28 @@ func TestTLS(t *testing.T) {
 	})
 }
 
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 // denied asserts that neither Publish nor Subscribe goes on trying, and that no
 // password stands in what they say.
 func denied(t *testing.T, conf kafka.Config) {
 	t.Helper()
-	var log bytes.Buffer
+	var log lockedBuffer // the client may have a last word after Close
 	conf.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b := newBroker(t, conf)
 	ctx := within(t, patience)
@@ -102,7 +120,7 @@ func denied(t *testing.T, conf kafka.Config) {
 	if !errors.Is(perr, messaging.ErrDenied) || !errors.Is(serr, messaging.ErrDenied) || ctx.Err() != nil {
 		t.Fatalf("Publish(), Subscribe() = %v; %v, want ErrDenied from both at once", perr, serr)
 	}
-	shut(t, b) // nobody logs any more
+	shut(t, b)
 	if said := perr.Error() + serr.Error() + log.String(); conf.SASL.Password != "" && strings.Contains(said, conf.SASL.Password) {
 		t.Errorf("the password stands in %s", said)
 	}

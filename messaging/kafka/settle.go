@@ -151,9 +151,13 @@ func (h *handout) replace(ctx context.Context, next *kgo.Record) error {
 
 // done ends the handout as done with. The caller holds m.mu.
 func (h *handout) done() {
+	full := h.p.window.full()
 	h.p.window.finish(h.slot)
 	h.leaveHand()
 	tell(h.p.m.dirty)
+	if full {
+		tell(h.p.wake)
+	}
 }
 
 // back ends the handout, and its record comes again. The caller holds m.mu.
@@ -170,9 +174,6 @@ func (h *handout) leaveHand() {
 	s.held--
 	if len(p.m.hungry) > 0 {
 		p.m.fed()
-	}
-	if p.window.full() || len(p.window.slots) == maxAhead-1 {
-		tell(p.wake)
 	}
 	if p.open == 0 || s.held == 0 {
 		p.m.rest()

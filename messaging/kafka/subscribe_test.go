@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,14 +247,11 @@ func TestAHandlerThatOutlivesARebalanceIsCancelledAndTheGroupRecovers(t *testing
 	conf := kafka.Config{Seeds: seeds, Partitions: 2, RebalanceTimeout: time.Second}
 	one := newBroker(t, conf)
 	cause := make(chan error, 10)
-	c, err := messaging.NewConsumer(one, messaging.ConsumerConfig{Concurrency: 4, Logger: slog.New(slog.DiscardHandler)})
+	c, err := messaging.NewConsumer(one, messaging.ConsumerConfig{Concurrency: 4, Logger: discard()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Handle(messaging.Subscription{Topic: topic, Group: "g"}, func(ctx context.Context, d *messaging.Delivery) error {
-		if d.Type == "quick" {
-			return nil
-		}
+	c.Handle(messaging.Subscription{Topic: topic, Group: "g"}, func(ctx context.Context, _ *messaging.Delivery) error {
 		<-ctx.Done()
 		cause <- context.Cause(ctx)
 		return ctx.Err()
@@ -264,13 +260,15 @@ func TestAHandlerThatOutlivesARebalanceIsCancelledAndTheGroupRecovers(t *testing
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
 	receive(t, c.Ready())
-	msgs := make([]messaging.Message, 8)
-	for i := range msgs { // some in each partition
-		msgs[i] = messaging.NewMessage("slow", nil)
-		msgs[i].Key = strconv.Itoa(i)
+	const slow = 4 // two in each partition, without keys, so that all are handled at one time
+	cl := raw(t, seeds, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for i := range slow {
+		rec := &kgo.Record{Topic: topic, Partition: int32(i % 2), Headers: []kgo.RecordHeader{{Key: "ce_type", Value: []byte("slow")}}}
+		if err := cl.ProduceSync(within(t, patience), rec).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	publish(t, one, topic, msgs...)
-	eventually(t, "the running of handlers", func() bool { return c.Stats()[0].InFlight >= 2 })
+	eventually(t, "the running of all handlers", func() bool { return c.Stats()[0].InFlight == slow })
 
 	other := newBroker(t, conf)
 	come := make(chan arrival, 100)
@@ -287,7 +285,7 @@ func TestAHandlerThatOutlivesARebalanceIsCancelledAndTheGroupRecovers(t *testing
 	shut(t, one)
 	_ = receive(t, ended) // ErrClosed or nil, by which comes first
 	seen := map[string]bool{a.ID: true}
-	for len(seen) < len(msgs) { // all of both partitions, now that the other one is gone
+	for len(seen) < slow { // all of both partitions, now that the other one is gone
 		a := receive(t, come)
 		seen[a.ID] = true
 		a.settle(t, messaging.Verdict{Kind: messaging.Ack})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,14 +51,12 @@ func (c *Config) settings(k kind) map[string]string {
 
 // recipe says how to make a topic.
 func (c *Config) recipe(topic string, k kind) string {
-	how := fmt.Sprintf("topic %s with %d partition(s)", topic, c.partitions(k))
+	how := []string{fmt.Sprintf("topic %s with %d partition(s)", topic, c.partitions(k))}
 	set := c.settings(k)
-	for _, name := range []string{"max.message.bytes", "retention.ms"} {
-		if value, ok := set[name]; ok {
-			how += ", " + name + "=" + value
-		}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		how = append(how, name+"="+set[name])
 	}
-	return how
+	return strings.Join(how, ", ")
 }
 
 // A part is one topic of a group.
@@ -223,12 +223,15 @@ func (b *Broker) establish(ctx context.Context, adm *kadm.Client, n names, known
 		if placed || err != nil && !errors.Is(err, errTaken) {
 			return err
 		}
+		b.cfg.Logger.Warn("kafka: the group has members and no place in the topic yet", slog.String("group", n.group), slog.String("topic", n.topic))
 		if err := pause(ctx, b.closing, backoff(failures)); err != nil {
 			return err
 		}
 	}
 }
 
+// place is one attempt of establish. It reports false when there was nothing to do
+// but to look again.
 func (b *Broker) place(ctx context.Context, adm *kadm.Client, n names, known bool) (bool, error) {
 	have, err := adm.FetchOffsetsForTopics(ctx, n.group, n.topic)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
