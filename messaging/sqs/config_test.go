@@ -27,7 +27,7 @@ func TestNewReportsEveryFaultOnOneLine(t *testing.T) {
 func TestMessagesThatSNSCarriesAreLimitedToItsSize(t *testing.T) {
 	t.Parallel()
 	cfg := settings("http://127.0.0.1:1")
-	if _, err := sqs.New(sqs.Config{Client: unreachable(), Topics: topics(*cfg.BaseEndpoint), MessageLimit: 1 << 20}); err == nil {
+	if _, err := sqs.New(sqs.Config{Client: unreachable(), Topics: topicsOf(cfg), MessageLimit: 1 << 20}); err == nil {
 		t.Error("New() with Topics and a MessageLimit of 1 MiB = nil, want an error")
 	}
 	b, err := sqs.New(sqs.Config{Client: unreachable(), MessageLimit: 1 << 20})

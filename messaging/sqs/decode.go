@@ -183,7 +183,7 @@ func (d *received) delivery(s messaging.Subscription) *messaging.Delivery {
 // A notification is what SNS makes of a message for a subscription without raw
 // delivery.
 type notification struct {
-	Type, MessageId, TopicArn, Subject, Message, Timestamp string //nolint:revive // as SNS names them
+	Type, MessageId, TopicArn, Subject, Message, Timestamp string
 	MessageAttributes                                      map[string]struct{ Type, Value string }
 }
 

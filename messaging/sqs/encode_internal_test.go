@@ -173,3 +173,18 @@ func TestNoVisibilityGoesBeyondTwelveHoursFromTheReceive(t *testing.T) {
 		t.Errorf("attempts() = %d after 30 hours in three parts, want 3", got)
 	}
 }
+
+func TestANotificationIsReadWithWhatItHas(t *testing.T) {
+	d := newReceived(&types.Message{MessageId: aws.String("sqs-id"), Body: aws.String(`{"Type":"Notification","MessageId":"sns-id","TopicArn":"arn","Subject":"hello",
+		"Message":"plain","Timestamp":"2026-01-02T03:04:05.678Z","MessageAttributes":{
+		"ce_traceparent":{"Type":"String","Value":"00-a"},"blob":{"Type":"Binary","Value":"AAE="},"bad name":{"Type":"String","Value":"v"},"n":{"Type":"Number","Value":"1"}}}`)})
+	m := d.delivery(messaging.Subscription{Topic: "t", Group: "g"}).Message
+	if m.ID != "sns-id" || m.Subject != "hello" || string(m.Payload) != "plain" || m.Time.UnixMilli() != 1767323045678 || !maps.Equal(m.Headers, map[string]string{"traceparent": "00-a", "n": "1"}) {
+		t.Errorf("received %+v with %q, want what SNS says of it, and the attributes that are text", m, m.Headers)
+	}
+	for _, body := range []string{"{", `{"Type":"Other","MessageId":"m","TopicArn":"a"}`, `{"Type":"Notification"}`, ` text`} {
+		if d := newReceived(&types.Message{MessageId: aws.String("sqs-id"), Body: aws.String(body)}); string(d.message.Payload) != body || d.message.ID != "sqs-id" {
+			t.Errorf("received %s of %q, want it as it is", d.message.ID, body)
+		}
+	}
+}

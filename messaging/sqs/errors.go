@@ -8,9 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	smithyhttp "github.com/aws/smithy-go/transport/http"
-
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/parley-go/parley/messaging"
 )

@@ -50,8 +50,6 @@ func settings(url string) aws.Config {
 	}
 }
 
-func topics(url string) *sns.Client { return sns.NewFromConfig(settings(url)) }
-
 func client(url string) *awssqs.Client { return awssqs.NewFromConfig(settings(url)) }
 
 // over returns what a client needs for a fake server.
@@ -64,12 +62,6 @@ func over(t testing.TB, s *sqsfake.Server) aws.Config {
 	t.Cleanup(transport.CloseIdleConnections)
 	cfg.HTTPClient = &http.Client{Transport: transport}
 	return cfg
-}
-
-// fakeConfig returns a Config for a fake server.
-func fakeConfig(t testing.TB, s *sqsfake.Server) sqs.Config {
-	t.Helper()
-	return sqs.Config{Client: awssqs.NewFromConfig(over(t, s))}
 }
 
 // newBroker returns a Broker that is closed when the test ends, on a server whose
@@ -122,7 +114,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 type delivery struct {
 	*messaging.Delivery
 	messaging.Settler
-	lease context.Context //nolint:containedctx // what deliver was called with
+	lease context.Context
 }
 
 // A subscription runs Subscribe until the test ends or stop is called.
@@ -274,3 +266,5 @@ func urlOf(t testing.TB, c *awssqs.Client, name string) *string {
 	}
 	return out.QueueUrl
 }
+
+func topicsOf(cfg aws.Config) *sns.Client { return sns.NewFromConfig(cfg) }

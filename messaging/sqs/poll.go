@@ -190,7 +190,7 @@ func (in *intake) sortOut(got []*settler) []*settler {
 		if n == 0 {
 			break
 		}
-		more, err := in.receive(n, time.Second)
+		more, err := in.receive(n, 0)     // readers hold a pause for the end
 		if err != nil || len(more) == 0 { // an error comes again with the next request
 			break
 		}

@@ -114,6 +114,7 @@ func (b *Broker) publish(ctx context.Context, topic string, items []*item) {
 			absent = w.wait(ctx, sent) || absent
 		}
 		if !absent {
+			concede(ctx, items)
 			return
 		}
 		// A queue has been deleted, or is not there yet though it is listed.
@@ -133,6 +134,15 @@ func giveUp(items []*item, err error) {
 			it.err = unconfirmed(err)
 		default:
 			it.err = err
+		}
+	}
+}
+
+// concede says of what ctx kept from some of the groups that others have it.
+func concede(ctx context.Context, items []*item) {
+	for _, it := range items {
+		if it.err != nil && it.some && ctx.Err() != nil && !errors.Is(it.err, messaging.ErrNotConfirmed) {
+			it.err = unconfirmed(it.err)
 		}
 	}
 }

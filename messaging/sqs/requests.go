@@ -19,12 +19,10 @@ func entryID(i int) *string { return aws.String(strconv.Itoa(i)) }
 // answers 200 though every one has failed. What it says nothing of has failed too.
 type answers []*fault
 
-var errUnanswered = &fault{code: "NoAnswer", text: "the answer does not mention it"}
-
 func newAnswers(n int) answers {
 	a := make(answers, n)
 	for i := range a {
-		a[i] = errUnanswered
+		a[i] = &fault{code: "NoAnswer", text: "the answer does not mention it"}
 	}
 	return a
 }

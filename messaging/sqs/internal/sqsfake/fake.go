@@ -162,7 +162,7 @@ func (s *Server) answer(f *Fault, do func() (any, *apiError)) (any, *apiError) {
 
 func reply(w http.ResponseWriter, f *Fault, out any, refusal *apiError) {
 	if f != nil && f.Lose {
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's own way to cut a connection
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 	if refusal != nil {

@@ -56,11 +56,11 @@ func (s *Server) topicOp(op string, form url.Values, f *Fault) (any, *apiError) 
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		out := "<Topics>"
+		var out strings.Builder
 		for _, name := range names {
-			out += "<member><TopicArn>" + topicPrefix + name + "</TopicArn></member>"
+			fmt.Fprintf(&out, "<member><TopicArn>%s%s</TopicArn></member>", topicPrefix, name)
 		}
-		return out + "</Topics>", nil
+		return "<Topics>" + out.String() + "</Topics>", nil
 	}
 	t := s.topics[strings.TrimPrefix(form.Get("TopicArn"), topicPrefix)]
 	if t == nil {
@@ -139,7 +139,7 @@ func (s *Server) publish(t *topic, form url.Values, f *Fault) (any, *apiError) {
 
 func replyXML(w http.ResponseWriter, f *Fault, op string, out any, refusal *apiError) {
 	if f != nil && f.Lose {
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's own way to cut a connection
 	}
 	w.Header().Set("Content-Type", "text/xml")
 	if refusal != nil {
@@ -150,4 +150,11 @@ func replyXML(w http.ResponseWriter, f *Fault, op string, out any, refusal *apiE
 		return
 	}
 	_, _ = fmt.Fprintf(w, `<%[1]sResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><%[1]sResult>%[2]s</%[1]sResult><ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></%[1]sResponse>`, op, out)
+}
+
+// Forget deletes a topic.
+func (s *Server) Forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.topics, name)
 }
