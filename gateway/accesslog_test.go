@@ -61,7 +61,7 @@ func logged(t *testing.T, target string, r gateway.Route) (*gateway.Gateway, *li
 
 func withLog(t *testing.T, lines *lineBuffer, u gateway.Upstream, r gateway.Route) *gateway.Gateway {
 	t.Helper()
-	var b gateway.Builder
+	b := gateway.Builder{TrustedProxies: loopback}
 	u.Name, r.Upstream = "svc", "svc"
 	b.Upstream(&u)
 	b.Route(r)

@@ -14,6 +14,7 @@ import (
 type answer struct {
 	http.ResponseWriter
 	early http.Header // of an informational response; nil until there is one
+	bare  bool        // the client knows no informational responses
 	final bool        // the real response has come
 }
 
@@ -35,6 +36,7 @@ func (a *answer) WriteHeader(status int) {
 		a.ResponseWriter.WriteHeader(status)
 	case status == http.StatusContinue:
 		// The server says it itself, as soon as the body is read.
+	case a.bare: // RFC 9110 §15.2
 	default:
 		removeHopByHop(a.early)
 		h := a.ResponseWriter.Header()
@@ -55,7 +57,7 @@ var errSwitch = errors.New("gateway: the upstream switched to a protocol that wa
 // admit checks the final response and removes what is not for the client.
 func admit(resp *http.Response) error {
 	t := tripOf(resp.Request.Context())
-	if !t.stop() {
+	if !t.arrived() {
 		return timeoutError{} // the headers have come, but too late
 	}
 	switch status := resp.StatusCode; {
@@ -73,9 +75,15 @@ func admit(resp *http.Response) error {
 	if resp.Request.Header.Get("Te") != "" && resp.Request.Method != http.MethodHead {
 		resp.Header.Del("Content-Length") // HTTP/1.1 has no trailers where there is a length
 	}
+	t.exchange.body.stop(untimed)
 	if t.http1 && t.exchange.body.unfinished() {
 		// Or the server would wait for the rest of the body before it answers.
 		resp.Header.Set("Connection", "close")
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols { // its body is the connection
+		removeFraming(resp.Trailer)
+		t.arriving = upstreamBody{resp.Body, t, resp}
+		resp.Body = &t.arriving
 	}
 	resp.Header.Del("Alt-Svc")
 	resp.Header.Del(requestIDHeader) // the gateway's own stands already

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxReplay is how much of a request body is kept for another attempt.
@@ -15,19 +17,86 @@ const maxReplay = 64 << 10
 // reading ended: a body that fails is the client's failure, not the upstream's.
 type clientBody struct {
 	io.ReadCloser
-	waiting atomic.Bool           // a Read is in progress
-	ended   atomic.Pointer[error] // how reading ended, io.EOF where all was well
+	x        *exchange
+	patience time.Duration         // for which a Read waits, while timed
+	waiting  atomic.Bool           // a Read is in progress
+	ended    atomic.Pointer[error] // how reading ended, io.EOF where all was well
+	clock    atomic.Int32          // timed, untimed, broken or stopped
 }
+
+// What bounds the reading of a body.
+const (
+	timed   = iota // each Read, by patience
+	untimed        // nothing here: the answer has begun, and silence is for the trip to judge
+	broken         // nothing is read any more
+	stopped        // likewise, and the connection is not the request's any more
+)
 
 // Read implements [io.Reader].
 func (b *clientBody) Read(p []byte) (int, error) {
+	if b.clock.Load() == stopped {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.waiting.Store(true)
+	b.wind()
 	n, err := b.ReadCloser.Read(p)
 	b.waiting.Store(false)
+	if n > 0 {
+		b.x.move()
+	}
 	if err != nil {
 		b.ended.CompareAndSwap(nil, &err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			b.clock.CompareAndSwap(timed, broken)
+		} else if b.clock.CompareAndSwap(timed, untimed) {
+			b.deadline(time.Time{}) // the server goes on reading, to notice that the client leaves
+		}
 	}
 	return n, err
+}
+
+// wind sets the deadline of one Read. Should the clock be stopped meanwhile, by
+// another goroutine, its deadline holds.
+func (b *clientBody) wind() {
+	if b.clock.Load() != timed || b.patience == 0 {
+		return
+	}
+	if !b.deadline(time.Now().Add(b.patience)) {
+		b.clock.CompareAndSwap(timed, untimed)
+		return
+	}
+	switch b.clock.Load() {
+	case untimed:
+		b.deadline(time.Time{})
+	case broken:
+		b.deadline(time.Now())
+	}
+}
+
+// stop changes the clock, which only goes forward, and the deadline with it.
+func (b *clientBody) stop(to int32) {
+	if b == nil {
+		return
+	}
+	for {
+		now := b.clock.Load()
+		if now >= to {
+			return
+		}
+		if b.clock.CompareAndSwap(now, to) {
+			break
+		}
+	}
+	switch {
+	case to == untimed && b.ended.Load() == nil:
+		b.deadline(time.Time{})
+	case to == broken && b.unfinished():
+		b.deadline(time.Now())
+	}
+}
+
+func (b *clientBody) deadline(at time.Time) bool {
+	return http.NewResponseController(b.x.ResponseWriter).SetReadDeadline(at) == nil
 }
 
 // unfinished reports whether the client has, as far as is known, more to send.
@@ -55,14 +124,14 @@ func (b *clientBody) failure() error {
 	return nil
 }
 
-// readFailure is what an attempt returns whose request body could not be read.
-// It counts as rejected, so that neither breaker nor retry blames the upstream.
-type readFailure struct{ error }
+// clientFailure is what an attempt returns that failed by the client. It counts as
+// rejected, so that neither breaker nor retry blames the upstream.
+type clientFailure struct{ error }
 
-func (e *readFailure) Unwrap() error  { return e.error }
-func (e *readFailure) Rejected() bool { return true }
+func (e *clientFailure) Unwrap() error  { return e.error }
+func (e *clientFailure) Rejected() bool { return true }
 
-var errNotReplayable = errors.New("gateway: the request body has been sent and is cannot be sent again")
+var errNotReplayable = errors.New("gateway: the request body has been sent and cannot be sent again")
 
 // replay lets several attempts, one after the other, send the body of one
 // request. It keeps what has been read so far, up to max bytes, and forgets all

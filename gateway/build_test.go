@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,17 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 		DialTimeout: -1, IdleTimeout: -1, MaxIdle: -1, MaxConns: -1,
 		Wrap: func(http.RoundTripper) http.RoundTripper { return nil },
 	})
+	b.Upstream(&gateway.Upstream{
+		Name: "parts", Targets: []string{"http://h"}, Weights: []int{0, 101}, Resolver: gateway.DNS{}, Host: "a,b",
+		Refresh: -1, SlowStart: -1, KeepAlive: -1, HeaderTimeout: -1, ContinueTimeout: -1,
+		Hedge: &retry.Hedging{Delay: -1}, Picker: gateway.LeastLoaded{Choices: -1},
+		Sticky: &gateway.Sticky{Keys: [][]byte{[]byte("short")}, Cookie: "a b", MaxAge: -1, Insecure: true, SameSite: http.SameSiteNoneMode},
+		Health: &gateway.Health{Path: "healthz", Status: 100, Interval: -1, Timeout: -1, Fall: -1, Rise: -1},
+		Eject:  &gateway.Eject{Consecutive: -1, For: -1, MaxFor: -2, MaxRate: 2},
+	})
+	b.Upstream(&gateway.Upstream{Name: "hash", Targets: []string{"http://h"}, Picker: gateway.Hash{MaxLoadRate: 0.5}, Sticky: &gateway.Sticky{}})
+	b.Upstream(&gateway.Upstream{Name: "many", Targets: slices.Repeat([]string{"http://h"}, 1001), Weights: []int{1}})
+	b.Upstream(&gateway.Upstream{Name: "picker", Targets: []string{"http://h"}, Picker: noPicker{}})
 	b.Upstream(&gateway.Upstream{Name: "bad name", Targets: []string{"http://h"}})
 	b.Upstream(&gateway.Upstream{Name: "fuse", Targets: []string{"http://h"}, Breaker: &breaker.Config{Consecutive: -1}})
 	b.Upstream(&gateway.Upstream{Name: "good", Targets: []string{"http://h"}})
@@ -48,6 +60,13 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 		"Targets[4]: it has more", "Targets[5]: it has more", "Targets[6]: its path is ambiguous", "Targets[7]: it is no URL",
 		"Retry: retry: faulty policy: MaxAttempts -1 is negative", "version below 1.2", "InsecureSkipVerify trusts anybody",
 		"DialTimeout -1ns is negative", "IdleTimeout -1ns is negative", "MaxIdle -1 is negative", "MaxConns -1 is negative", "Wrap returned nil",
+		"Targets and Resolver contradict", "Weights has 2 elements, and Targets 1", "Weights[0] 0 is outside", "Weights[1] 101 is outside", `Host "a,b" is malformed`,
+		"Refresh -1ns is negative", "SlowStart -1ns is negative", "KeepAlive -1ns is negative", "HeaderTimeout -1ns is negative", "ContinueTimeout -1ns is negative",
+		"Hedge: retry: faulty policy: Delay -1ns is negative", "Choices -1 is negative",
+		"Sticky.Keys[0] has 5 bytes", `Sticky.Cookie "a b"`, "Sticky.MaxAge -1ns is negative", "Sticky.Insecure and SameSiteNoneMode",
+		`Health.Path "healthz"`, "Health.Status 100", "Health.Interval -1ns", "Health.Timeout -1ns", "Health.Fall -1", "Health.Rise -1",
+		"Eject.Consecutive -1", "Eject.For -1ns", "Eject.MaxFor -2ns", "Eject.MaxRate 2",
+		`Upstream "hash": Sticky.Keys is empty`, "By is nil", "MaxLoadRate 0.5 is below 1", "Targets has 1001 elements", `Upstream "picker": Picker returned nil`,
 		`Name "bad name" has`, `Upstream "fuse": Breaker: `, `Upstream "good": the name is taken`,
 		`Route "/x/{b}": there is no Upstream "nobody"`, "Timeout -1ns is negative", "MaxBody -1 is negative", "Rewrite: the pattern has no such segment",
 		`Route "GET /{c}/y": conflicts with "GET /x/{a}"`, "Use[0] is nil", "Use[1] returned nil",
@@ -65,10 +84,15 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 	}
 }
 
+// noPicker is a Picker that picks nothing.
+type noPicker struct{}
+
+func (noPicker) Over([]*gateway.Instance) func(*http.Request) int { return nil }
+
 func TestPatternsThatCanNeverMatchAreFaults(t *testing.T) {
 	for _, p := range []string{
-		"", "x", "GET", "get /", "G T /", "CONNECT /", "/a//b", "/a/../b", "/./a", "/a;b", "/a%2fb", "/%2e", "/a b", "/%zz", "/é",
-		"/{a}/{a}", "/{a...}/b", "/{$}/b", "/x{a}", "/{a}x", "/{a", "/{}", "/{...}", "/{1a}", "host:80/", "ho st/", "{h}/", "/{a}}", "/{{a}",
+		"", "x", "GET", "get /", "G T /", "CONNECT /", "TRACE /", "/a//b", "/a/../b", "/./a", "/a;b", "/a%2fb", "/%2e", "/a b", "/%zz", "/é",
+		"/{a}/{a}", "/{a...}/b", "/{$}/b", "/x{a}", "/{a}x", "/{a", "/{}", "/{...}", "/{1a}", "host:80/", "ho st/", "{h}/", "*/", "*./", "*.[::1]/", "*.a:80/", "a.*.b/", "**.a/", "a..b/", "/{a}}", "/{{a}",
 	} {
 		var b gateway.Builder
 		b.Upstream(&gateway.Upstream{Name: "svc", Targets: []string{"http://h"}})

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 
 	"github.com/parley-go/parley/breaker"
@@ -119,6 +120,86 @@ func ExampleRoute_use() {
 	fmt.Println(w.Body)
 	// Output:
 	// hello alice
+}
+
+// A canary gets one request of twenty, and those that carry a field.
+func ExampleRoute_split() {
+	var b gateway.Builder
+	for _, name := range []string{"stable", "canary"} {
+		service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, name)
+		}))
+		defer service.Close()
+		b.Upstream(&gateway.Upstream{Name: name, Targets: []string{service.URL}})
+	}
+	b.Route(gateway.Route{Pattern: "/", Split: []gateway.Share{{Upstream: "stable", Weight: 95}, {Upstream: "canary", Weight: 5}}})
+	b.Route(gateway.Route{Pattern: "/", Header: map[string]string{"X-Canary": "*"}, Upstream: "canary"})
+	gw, err := b.Build()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer gw.CloseIdleConnections()
+	served := make(map[string]int)
+	for range 100 {
+		_, by := request(gw, "GET", "/")
+		served[by]++
+	}
+	fmt.Println(served)
+	r := httptest.NewRequest("GET", "/", http.NoBody)
+	r.Header.Set("X-Canary", "me")
+	w := httptest.NewRecorder()
+	gw.ServeHTTP(w, r)
+	fmt.Println(w.Body)
+	// Output:
+	// map[canary:5 stable:95]
+	// canary
+}
+
+// A route may answer by itself, or send its clients elsewhere.
+func ExampleRoute_redirect() {
+	var b gateway.Builder
+	b.Route(gateway.Route{Pattern: "/old/{rest...}", Redirect: gateway.Redirect{To: "https://www.example/{rest...}", Status: http.StatusPermanentRedirect}})
+	b.Route(gateway.Route{Pattern: "GET /robots.txt", Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "User-agent: *")
+	})})
+	gw, err := b.Build()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	w := httptest.NewRecorder()
+	gw.ServeHTTP(w, httptest.NewRequest("GET", "/old/shop/tea?size=2", http.NoBody))
+	fmt.Println(w.Code, w.Header().Get("Location"))
+	fmt.Println(request(gw, "GET", "/robots.txt"))
+	// Output:
+	// 308 https://www.example/shop/tea?size=2
+	// 200 User-agent: *
+}
+
+// What a client says of its own address counts for nothing; what a trusted proxy
+// says of it, does.
+func ExampleClientIP() {
+	b := gateway.Builder{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	b.Route(gateway.Route{Pattern: "/", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, gateway.ClientIP(r))
+	})})
+	gw, err := b.Build()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, peer := range []string{"203.0.113.7:1234", "10.0.0.1:1234"} {
+		r := httptest.NewRequest("GET", "/", http.NoBody)
+		r.RemoteAddr = peer
+		r.Header.Set("X-Forwarded-For", "1.1.1.1, 198.51.100.9")
+		w := httptest.NewRecorder()
+		gw.ServeHTTP(w, r)
+		fmt.Println("peer", peer, "client", w.Body)
+	}
+	// Output:
+	// peer 203.0.113.7:1234 client 203.0.113.7
+	// peer 10.0.0.1:1234 client 198.51.100.9
 }
 
 func ExampleBuilder_AccessLog() {

@@ -2,39 +2,66 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"net"
 	"net/http"
+	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // exchange is one request and its answer: the ResponseWriter that everything
-// behind the gateway writes to, and what the access log will say.
+// behind the gateway writes to, the context of it all, and what the access log
+// will say.
 type exchange struct {
 	http.ResponseWriter
+	context.Context //nolint:containedctx // it is a context itself
+	origin
 	started time.Time
-	id      []string    // as the value of a header, which several share
+	id      [1]string   // an array, to be the value of a header
 	body    *clientBody // nil where the request has none
 
 	status   int
-	written  atomic.Int64 // bytes of the body, or of a tunnel towards the client
-	hijacked bool
+	written  atomic.Int64           // bytes of the body, or of a tunnel towards the client
+	moved    atomic.Int64           // when bytes last moved in either direction, since started
+	tunnel   atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
+	tunnels  *tunnels               // of the gateway; nil in an exchange that no gateway knows
 	upstream string
 	target   string
 	attempts int
 	fallback bool
 	err      error // why the upstream's answer is not the client's
+
+	// Room for what nearly every exchange needs one of.
+	url   url.URL
+	first trip
+	begun atomic.Bool // first is in use
+
+	mu    sync.Mutex
+	over  bool  // guarded by mu: no trip begins any more
+	trips *trip // guarded by mu: those that have not ended, linked by next
+	live  sync.WaitGroup
 }
 
-func newExchange(w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{ResponseWriter: w, started: time.Now(), id: []string{requestID(r.Header)}}
+func newExchange(w http.ResponseWriter, r *http.Request, e *edge) *exchange {
+	x := &exchange{ResponseWriter: w, Context: r.Context(), started: time.Now(), origin: e.trusted.origin(r)}
+	x.id[0] = requestID(r.Header, x.proxied)
 	if r.Body != nil && r.Body != http.NoBody {
-		x.body = &clientBody{ReadCloser: r.Body}
+		x.body = &clientBody{ReadCloser: r.Body, x: x}
 	}
 	return x
 }
 
 type exchangeKey struct{}
+
+// Value implements [context.Context].
+func (x *exchange) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return x
+	}
+	return x.Context.Value(key)
+}
 
 // exchangeOf returns the exchange that r belongs to: one of its own, which no log
 // will know, where a middleware of the route has replaced the request's context
@@ -43,7 +70,58 @@ func exchangeOf(w http.ResponseWriter, r *http.Request) *exchange {
 	if x, ok := r.Context().Value(exchangeKey{}).(*exchange); ok {
 		return x
 	}
-	return &exchange{ResponseWriter: w, started: time.Now(), id: []string{requestID(r.Header)}}
+	return newExchange(w, r, new(edge))
+}
+
+// move notes that bytes have moved.
+func (x *exchange) move() { x.moved.Store(int64(time.Since(x.started))) }
+
+// silence is for how long none have.
+func (x *exchange) silence() time.Duration {
+	return time.Since(x.started) - time.Duration(x.moved.Load())
+}
+
+// enter makes t a trip of the exchange, unless that is over.
+func (x *exchange) enter(t *trip) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return false
+	}
+	x.live.Add(1)
+	t.next, x.trips = x.trips, t
+	return true
+}
+
+// leave is what a trip does at its end.
+func (x *exchange) leave(t *trip) {
+	x.mu.Lock()
+	for at := &x.trips; *at != nil; at = &(*at).next {
+		if *at == t {
+			*at = t.next
+			break
+		}
+	}
+	x.mu.Unlock()
+	x.live.Done()
+}
+
+// end ends what middleware has left behind: a trip that it waits for no longer,
+// as [http.TimeoutHandler] does, would use the connection when it belongs to the
+// next request already.
+func (x *exchange) end() {
+	x.mu.Lock()
+	x.over = true
+	var left []*trip
+	for t := x.trips; t != nil; t = t.next {
+		left = append(left, t)
+	}
+	x.mu.Unlock()
+	for _, t := range left {
+		t.abort(context.Canceled)
+	}
+	x.live.Wait()
+	x.body.stop(stopped)
 }
 
 // WriteHeader implements [http.ResponseWriter].
@@ -60,7 +138,10 @@ func (x *exchange) Write(p []byte) (int, error) {
 		x.status = http.StatusOK
 	}
 	n, err := x.ResponseWriter.Write(p)
-	x.written.Add(int64(n))
+	if n > 0 {
+		x.written.Add(int64(n))
+		x.move()
+	}
 	return n, err
 }
 
@@ -84,30 +165,50 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	x.status, x.hijacked = http.StatusSwitchingProtocols, true
-	return &tunnel{Conn: conn, early: buffered.Reader, written: &x.written}, buffered, nil
+	x.status = http.StatusSwitchingProtocols
+	t := &tunnel{Conn: conn, early: buffered.Reader, x: x}
+	x.tunnel.Store(t)
+	if !x.tunnels.add(t) {
+		_ = conn.Close() // Close has begun since the request came
+	}
+	return t, buffered, nil
+}
+
+// close ends what the gateway knows of a tunnel, once its handler has returned.
+func (x *exchange) close() {
+	if t := x.tunnel.Load(); t != nil {
+		x.tunnels.remove(t)
+	}
 }
 
 // tunnel is a hijacked connection. Reading from it begins with the bytes that
 // the client sent right behind its request, which the server has read already.
 type tunnel struct {
 	net.Conn
-	early   *bufio.Reader
-	written *atomic.Int64
+	early *bufio.Reader
+	x     *exchange
 }
 
 // Read implements [net.Conn].
-func (t *tunnel) Read(p []byte) (int, error) {
-	if n := t.early.Buffered(); n > 0 {
-		return t.early.Read(p[:min(n, len(p))])
+func (t *tunnel) Read(p []byte) (n int, err error) {
+	if early := t.early.Buffered(); early > 0 {
+		n, err = t.early.Read(p[:min(early, len(p))])
+	} else {
+		n, err = t.Conn.Read(p)
 	}
-	return t.Conn.Read(p)
+	if n > 0 {
+		t.x.move()
+	}
+	return n, err
 }
 
 // Write implements [net.Conn].
 func (t *tunnel) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
-	t.written.Add(int64(n))
+	if n > 0 {
+		t.x.written.Add(int64(n))
+		t.x.move()
+	}
 	return n, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/parley-go/parley/internal/problem"
@@ -19,17 +20,19 @@ type failure struct {
 	status     int
 	detail     string
 	retryAfter time.Duration
+	allow      string // the methods that the path has; empty elsewhere
 }
 
 // diagnose tells apart whose fault it is that r has no answer.
 func diagnose(r *http.Request, t *trip, err error) failure {
-	late := t.late()
-	switch broken := t.exchange.body.failure(); {
+	late, broken := t.late(), t.exchange.body.failure()
+	silent := errors.Is(broken, os.ErrDeadlineExceeded)
+	switch {
+	case t.starved.Load(), silent && !late:
+		return starved()
 	case !late && errors.Is(r.Context().Err(), context.Canceled): // the server cancels a request whose body it stops reading, too
 		return failure{status: statusClientGone}
-	case t.starved.Load():
-		return failure{status: http.StatusRequestTimeout, detail: "the request body did not arrive in time; send it faster"}
-	case broken != nil:
+	case broken != nil && !silent:
 		return blameClient(broken)
 	case late:
 		return failure{status: http.StatusGatewayTimeout, detail: "the service did not answer in time; try again later"}
@@ -38,7 +41,7 @@ func diagnose(r *http.Request, t *trip, err error) failure {
 		error
 		Rejected() bool
 	}](err); ok && f.Rejected() {
-		return failure{http.StatusServiceUnavailable, "the service is not available; try again later", retryAfter(err)}
+		return failure{status: http.StatusServiceUnavailable, detail: "the service is not available; try again later", retryAfter: retryAfter(err)}
 	}
 	if f, ok := errors.AsType[interface {
 		error
@@ -57,6 +60,10 @@ func blameClient(err error) failure {
 	return failure{status: http.StatusBadRequest, detail: "the request body is malformed; check its framing"}
 }
 
+func starved() failure {
+	return failure{status: http.StatusRequestTimeout, detail: "the request body did not arrive in time; send it faster"}
+}
+
 // retryAfter is how long the upstream is likely to be unavailable; one second
 // where nobody knows.
 func retryAfter(err error) time.Duration {
@@ -71,14 +78,18 @@ func retryAfter(err error) time.Duration {
 
 // write answers the client. One who has left gets the status alone, for the sake
 // of the middleware that counts.
-func (f failure) write(w http.ResponseWriter) {
+func (f failure) write(w http.ResponseWriter, r *http.Request) {
 	if f.status == statusClientGone {
 		w.WriteHeader(f.status)
 		return
 	}
-	if f.status == http.StatusRequestEntityTooLarge {
-		// The server would else read the rest of the body before it answers.
+	if f.status == http.StatusRequestEntityTooLarge && r.ProtoMajor == 1 {
+		// The server would else read the rest of the body before it answers. Over
+		// HTTP/2 the field would end the connection, and all its other requests.
 		w.Header().Set("Connection", "close")
+	}
+	if f.allow != "" {
+		w.Header().Set("Allow", f.allow)
 	}
 	problem.Write(w, problem.Problem{Status: f.status, Detail: f.detail, RetryAfter: f.retryAfter})
 }

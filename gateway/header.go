@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -13,11 +14,11 @@ const (
 	maxRequestID    = 64
 )
 
-// requestID returns the identifier that the client gave the request, where that
-// is safe to write into logs and headers, else a new one.
-func requestID(h http.Header) string {
+// requestID returns the identifier that a trusted proxy gave the request, where
+// that is safe to write into logs and headers, else a new one.
+func requestID(h http.Header, proxied bool) string {
 	values := h[requestIDHeader]
-	if len(values) == 1 && safeID(values[0]) {
+	if proxied && len(values) == 1 && safeID(values[0]) {
 		return values[0]
 	}
 	return uuid.V7()
@@ -35,13 +36,13 @@ func safeID(s string) bool {
 	return true
 }
 
-// inboundHeader returns the part of a client's header that may go further: a new
-// map whose values are shared. It is made before any middleware of a route runs,
-// so that a client cannot nominate away what that middleware sets.
-func inboundHeader(r *http.Request) http.Header {
-	h := make(http.Header, len(r.Header)+2)
+// inbound returns the part of a client's header that may go further: a new map
+// whose values are shared. It is made before any middleware of a route runs, so
+// that a client cannot nominate away what that middleware sets.
+func (e *edge) inbound(r *http.Request) http.Header {
+	h := make(http.Header, len(r.Header)+inboundRoom)
 	for name, values := range r.Header {
-		if !dropped(name) {
+		if !dropped(name) && !e.identity.has(name) {
 			h[name] = values
 		}
 	}
@@ -56,6 +57,25 @@ func inboundHeader(r *http.Request) http.Header {
 	return h
 }
 
+// outbound returns a copy of a header that Use has had: what concerns a connection
+// is the gateway's alone to say.
+func outbound(h http.Header) http.Header {
+	out := maps.Clone(h)
+	upgrade, te := h["Upgrade"], h["Te"]
+	removeHopByHop(out)
+	if len(upgrade) == 1 && upgrade[0] == "websocket" {
+		out["Connection"] = []string{"Upgrade"}
+		out["Upgrade"] = upgrade
+	}
+	if hasToken(te, "trailers") {
+		out["Te"] = []string{"trailers"}
+	}
+	return out
+}
+
+// inboundRoom is for the fields that the gateway sets.
+const inboundRoom = 6
+
 // dropped reports whether a field of a request is for the gateway alone, or may
 // be set by it alone.
 func dropped(name string) bool {
@@ -63,6 +83,10 @@ func dropped(name string) bool {
 	case hopByHop(name), name == "Http2-Settings", name == "Forwarded", name == "X-Real-Ip":
 		return true
 	case strings.HasPrefix(name, "X-Forwarded"):
+		return true
+	// What proxies that end TLS say of the client's certificate (RFC 9440 §2).
+	case strings.HasPrefix(name, "Client-Cert"), strings.HasPrefix(name, "X-Client-Cert"),
+		strings.HasPrefix(name, "X-Ssl-"), strings.HasPrefix(name, "Ssl-"):
 		return true
 	}
 	switch name {
@@ -90,14 +114,23 @@ func hopByHop(name string) bool {
 }
 
 // removeHopByHop takes from a response's header what is not for the client. An
-// alternative service (RFC 7838) would lead the client past the gateway.
+// alternative service (RFC 7838) would lead the client past the gateway, and the
+// request's identifier is the gateway's to tell.
 func removeHopByHop(h http.Header) {
 	removeNominated(h, h["Connection"])
 	for name := range h {
-		if hopByHop(name) || name == "Alt-Svc" {
+		if hopByHop(name) || name == "Alt-Svc" || name == requestIDHeader {
 			delete(h, name)
 		}
 	}
+}
+
+// removeFraming takes from trailers, besides, what would concern the framing of
+// the response that is over (RFC 9110 §6.5.1).
+func removeFraming(trailer http.Header) {
+	removeHopByHop(trailer)
+	delete(trailer, "Content-Length")
+	delete(trailer, "Host")
 }
 
 // removeNominated removes the fields that the Connection field lists.
@@ -115,7 +148,7 @@ func removeNominated(h http.Header, connection []string) {
 // walk around access rules.
 func websocket(r *http.Request) bool {
 	u := r.Header["Upgrade"]
-	return r.Method == http.MethodGet && r.ProtoMajor == 1 && len(u) == 1 && strings.EqualFold(u[0], "websocket") &&
+	return r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor >= 1 && len(u) == 1 && strings.EqualFold(u[0], "websocket") &&
 		r.ContentLength == 0 && hasToken(r.Header["Connection"], "upgrade")
 }
 

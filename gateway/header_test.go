@@ -60,6 +60,35 @@ func TestWhatTheGatewayOrUseSetsCannotBeNominatedAway(t *testing.T) {
 	}
 }
 
+// P1, P10: Use is trusted with what it says, not with the connection.
+func TestHopByHopFieldsThatUseSetsDoNotReachTheUpstream(t *testing.T) {
+	backend := new(recorder)
+	use := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Header["Connection"] = []string{"Upgrade, X-Nominated", "close"}
+			r.Header["Upgrade"] = []string{"h2c"}
+			r.Header["X-Nominated"] = []string{"1"}
+			r.Header["Te"] = []string{"gzip, trailers"}
+			r.Header["X-Kept"] = []string{"1"}
+			next.ServeHTTP(w, r)
+			if r.Header.Get("X-Kept") != "1" || r.Header.Get("Upgrade") != "h2c" || r.Header.Get("X-Request-Timeout") != "" {
+				t.Errorf("Use sees %v afterwards, want what it has set", r.Header)
+			}
+		})
+	}
+	s := front(t, backend, gateway.Upstream{}, gateway.Route{Pattern: "/", Use: []func(http.Handler) http.Handler{use}})
+	exchange(t, s, "GET / HTTP/1.1", "Host: svc")
+	got, _ := backend.last(t)
+	for _, name := range []string{"Connection", "Upgrade", "X-Nominated"} {
+		if v := got.Header[name]; v != nil {
+			t.Errorf("upstream sees %s: %q, want it removed", name, v)
+		}
+	}
+	if got.Header.Get("Te") != "trailers" || got.Header.Get("X-Kept") != "1" {
+		t.Errorf("upstream sees %v, want Te: trailers and X-Kept: 1", got.Header)
+	}
+}
+
 // P3, P6.
 func TestForwardedFieldsOfTheClientAreReplaced(t *testing.T) {
 	backend := new(recorder)
@@ -106,7 +135,7 @@ func TestHopByHopFieldsOfTheUpstreamDoNotReachTheClient(t *testing.T) {
 		h.Set("X-Request-Id", "of-the-upstream")
 		h.Set("X-Kept", "1")
 	}}
-	s := front(t, backend, gateway.Upstream{})
+	s := serve(t, buildWith(t, gateway.Builder{TrustedProxies: loopback}, gateway.Upstream{Targets: []string{serve(t, backend).URL}}, everything))
 	resp, _ := exchange(t, s, "GET / HTTP/1.1", "Host: svc", "X-Request-Id: of-the-client")
 	for _, name := range []string{"Connection", "X-B", "Keep-Alive", "Proxy-Authenticate", "Alt-Svc"} {
 		if v := resp.Header.Values(name); len(v) > 0 {
@@ -144,9 +173,9 @@ func TestHeaderOfTheInboundRequestStaysUnchanged(t *testing.T) {
 	}
 }
 
-func TestRequestIDIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
+func TestRequestIDOfATrustedProxyIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
 	backend := new(recorder)
-	s := front(t, backend, gateway.Upstream{})
+	s := serve(t, buildWith(t, gateway.Builder{TrustedProxies: loopback}, gateway.Upstream{Targets: []string{serve(t, backend).URL}}, everything))
 	for sent, kept := range map[string]bool{
 		"abc-123_x.Y":           true,
 		strings.Repeat("a", 64): true,
@@ -174,6 +203,11 @@ func TestRequestIDIsTakenOverWhereSafeAndMintedElsewhere(t *testing.T) {
 	resp, _ = exchange(t, s, "GET /.. HTTP/1.1", "Host: svc")
 	if resp.Header.Get("X-Request-Id") == "" {
 		t.Error("a refused request has no X-Request-Id")
+	}
+	strangers := front(t, backend, gateway.Upstream{})
+	resp, _ = exchange(t, strangers, "GET / HTTP/1.1", "Host: svc", "X-Request-Id: abc")
+	if got := resp.Header.Get("X-Request-Id"); len(got) != 36 {
+		t.Errorf("X-Request-Id of a stranger: %q, want a new one", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -18,14 +19,26 @@ import (
 	"github.com/parley-go/parley/gateway"
 )
 
-// build makes a gateway of one upstream "svc" with the targets and one route.
+// build makes a gateway of one upstream "svc" and routes to it.
 func build(t *testing.T, u gateway.Upstream, routes ...gateway.Route) *gateway.Gateway {
 	t.Helper()
-	var b gateway.Builder
+	return buildWith(t, gateway.Builder{}, u, routes...)
+}
+
+// loopback are the addresses that requests of tests come from.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// buildWith does the same for a builder with settings. Routes that say who
+// answers keep it.
+func buildWith(t *testing.T, b gateway.Builder, u gateway.Upstream, routes ...gateway.Route) *gateway.Gateway {
+	t.Helper()
+	b.Logger(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	u.Name = "svc"
 	b.Upstream(&u)
 	for _, r := range routes {
-		r.Upstream = "svc"
+		if len(r.Split) == 0 && r.Handler == nil && r.Redirect.To == "" {
+			r.Upstream = "svc"
+		}
 		b.Route(r)
 	}
 	gw, err := b.Build()

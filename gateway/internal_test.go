@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -24,15 +25,16 @@ func FuzzCanonicalPath(f *testing.F) {
 		if err != nil || u.Host != "" {
 			return
 		}
-		got, ok := canonicalPath(u)
+		at, ok := (pathRules{}).canonical(u)
 		if !ok {
 			return
 		}
+		got := at.escaped
 		decoded, err := url.PathUnescape(got)
 		if err != nil || decoded != u.Path || !utf8.ValidString(decoded) {
 			t.Fatalf("canonicalPath(%q) = %q, which decodes to %q, %v, want %q", s, got, decoded, err, u.Path)
 		}
-		if again, ok := canonicalPath(&url.URL{Path: decoded, RawPath: got}); !ok || again != got {
+		if again, ok := (pathRules{}).canonical(&url.URL{Path: decoded, RawPath: got}); !ok || again != at {
 			t.Fatalf("canonicalPath(%q) = %q, and of that %q, %v: want a fixed point", s, got, again, ok)
 		}
 		if out := (&url.URL{Path: decoded, RawPath: got}).EscapedPath(); out != got {
@@ -57,6 +59,84 @@ func FuzzCanonicalPath(f *testing.F) {
 	})
 }
 
+// With the slashes that a Builder may let pass, there is still one path: cleaned,
+// it stays what it is, and whoever decodes it finds no way out of it.
+func FuzzCanonicalPathWithSlashes(f *testing.F) {
+	for _, s := range []string{"//a//b", "/a%2Fb", "/a%2f..%2fb", "/%2F/", "//%2e", "/a%2F%2Fb/", "/a%252Fb", "/a//%2F//b"} {
+		f.Add(s, true, true)
+	}
+	f.Fuzz(func(t *testing.T, s string, merge, encoded bool) {
+		u, err := url.ParseRequestURI(s)
+		if err != nil || u.Host != "" {
+			return
+		}
+		rules := pathRules{mergeSlashes: merge, encodedSlash: encoded}
+		at, ok := rules.canonical(u)
+		if strict, was := (pathRules{}).canonical(u); was && (!ok || at != strict) {
+			t.Fatalf("%q is %+v, %v by %+v, though the strictest rules let it pass as %+v", s, at, ok, rules, strict)
+		}
+		if !ok {
+			return
+		}
+		if again, ok := rules.canonical(&url.URL{Path: at.decoded, RawPath: at.escaped}); !ok || again != at {
+			t.Fatalf("canonical(%q) = %+v, and of that %+v, %v: want a fixed point", s, at, again, ok)
+		}
+		if decoded, err := url.PathUnescape(at.escaped); err != nil || decoded != at.decoded {
+			t.Fatalf("canonical(%q) = %+v, which decodes to %q, %v", s, at, decoded, err)
+		}
+		if strings.ReplaceAll(at.key, "%2F", "/") != at.decoded || strings.Count(at.key, "/") != strings.Count(at.escaped, "/") {
+			t.Fatalf("canonical(%q) = %+v: the key is another path", s, at)
+		}
+		if strings.Contains(at.escaped, "//") || strings.ContainsAny(at.decoded, ";\\\x00") || hasDots(at.decoded) || !encoded && at.key != at.decoded {
+			t.Fatalf("canonical(%q) = %+v has what is refused", s, at)
+		}
+	})
+}
+
+// The walk through X-Forwarded-For, in the plainest way: split everything, go back
+// to front, stop at whom nobody vouches for.
+func FuzzOrigin(f *testing.F) {
+	f.Add("10.0.0.1:1", "6.6.6.6, 10.0.0.9", "")
+	f.Add("[::ffff:10.0.0.1]:1", "[2001:db8::1]:2,,x", "10.0.0.3")
+	f.Add("192.0.2.1", "1.1.1.1", "fe80::1%eth0, [::1]")
+	known := trusted{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	read := func(s string) (string, bool) {
+		for _, form := range []string{s, strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")} {
+			if a, err := netip.ParseAddr(form); err == nil && (form == s || "["+form+"]" == s) {
+				return a.Unmap().WithZone("").String(), true
+			}
+		}
+		a, err := netip.ParseAddrPort(s)
+		return a.Addr().Unmap().WithZone("").String(), err == nil
+	}
+	f.Fuzz(func(t *testing.T, peer, first, second string) {
+		r := &http.Request{RemoteAddr: peer, Header: http.Header{"X-Forwarded-For": {first, second}}}
+		got := known.origin(r)
+		client, ok := read(peer)
+		if !ok {
+			if got.client.IsValid() || got.chain[0] != "" {
+				t.Fatalf("peer %q = %v, %q, want nobody", peer, got.client, got.chain[0])
+			}
+			return
+		}
+		chain := client
+		entries := strings.Split(first+","+second, ",")
+		for i := range min(len(entries), maxHops) {
+			if !known.contains(netip.MustParseAddr(client)) {
+				break
+			}
+			hop, ok := read(strings.Trim(entries[len(entries)-1-i], " \t"))
+			if !ok {
+				break
+			}
+			client, chain = hop, hop+", "+chain
+		}
+		if got.client.String() != client || got.chain[0] != chain {
+			t.Fatalf("peer %q, list %q, %q = %v, %q, want %s, %q", peer, first, second, got.client, got.chain[0], client, chain)
+		}
+	})
+}
+
 func FuzzParsePattern(f *testing.F) {
 	for _, s := range []string{"GET /a/{b}/{c...}", "host/", "/{$}", "[::1]/x", "/%41", "GET  \thost/{a}"} {
 		f.Add(s)
@@ -66,7 +146,7 @@ func FuzzParsePattern(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !p.meets(p) || !p.covers(p) || !p.conflicts(p) {
+		if !p.meets(p) || !p.covers(p) || !(&route{pattern: p}).conflicts(&route{pattern: p}) {
 			t.Fatalf("pattern %q does not match what it matches", s)
 		}
 		// ServeMux refuses by panicking; what we accept, it accepts.

@@ -1,8 +1,8 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"unicode/utf8"
@@ -14,33 +14,33 @@ const (
 	maxTarget       = 8 << 10 // path and query; RFC 9110 §4.1 asks for 8000 octets at least
 	maxHeaderFields = 128
 	maxHeaderBytes  = 64 << 10
+	maxHost         = 255 // RFC 1035 §3.1
 )
 
 // inspect checks what every request must satisfy before any route is looked for.
-// It returns the path in canonical, still escaped form, or what to answer.
-func inspect(r *http.Request) (path string, no *failure) {
+// It returns the path in canonical form, or what to answer.
+func (e *edge) inspect(r *http.Request) (at location, no *failure) {
 	if max(len(r.URL.Path), len(r.URL.RawPath))+len(r.URL.RawQuery) > maxTarget {
-		return "", &failure{status: http.StatusRequestURITooLong, detail: "the path and query are too long; send less of them, or send it in the body"}
+		return at, &failure{status: http.StatusRequestURITooLong, detail: "the path and query are too long; send less of them, or send it in the body"}
 	}
 	if !smallHeader(r.Header) {
-		return "", &failure{status: http.StatusRequestHeaderFieldsTooLarge, detail: "the header has too many or too large fields; send fewer"}
+		return at, &failure{status: http.StatusRequestHeaderFieldsTooLarge, detail: "the header has too many or too large fields; send fewer"}
 	}
-	// CONNECT makes a tunnel of a connection that the pool would hand to others;
-	// TRACE returns to the client what Use and the gateway have added.
-	if !validMethod(r.Method) || r.Method == http.MethodTrace {
-		return "", &failure{status: http.StatusNotImplemented, detail: "the method is not one that this gateway forwards"}
+	if !validMethod(r.Method) {
+		return at, &failure{status: http.StatusNotImplemented, detail: "the method is not one that this gateway forwards"}
 	}
-	if r.Host != "" && !validHost(r.Host) {
-		return "", &failure{status: http.StatusBadRequest, detail: "the host is malformed"}
+	// An HTTP/1.0 client may not know of the field; RFC 9110 §4.2.1 wants a host.
+	if !validHost(r.Host) && (r.Host != "" || r.ProtoAtLeast(1, 1)) {
+		return at, &failure{status: http.StatusBadRequest, detail: "the host is missing or malformed"}
 	}
-	path, ok := canonicalPath(r.URL)
+	at, ok := e.paths.canonical(r.URL)
 	if !ok {
-		return "", &failure{status: http.StatusBadRequest, detail: "the path is ambiguous or malformed; send it without dot segments, empty segments, parameters and encoded delimiters"}
+		return at, &failure{status: http.StatusBadRequest, detail: "the path is ambiguous or malformed; send it without dot segments, empty segments, parameters and encoded delimiters"}
 	}
-	if !strictQuery(r.URL.RawQuery) {
-		return "", &failure{status: http.StatusBadRequest, detail: "the query is malformed; separate parameters by & and encode all other delimiters"}
+	if !validQuery(r.URL.RawQuery, e.rawQuery) {
+		return at, &failure{status: http.StatusBadRequest, detail: "the query is malformed; separate parameters by & and encode all other delimiters"}
 	}
-	return path, nil
+	return at, nil
 }
 
 func smallHeader(h http.Header) bool {
@@ -54,47 +54,105 @@ func smallHeader(h http.Header) bool {
 	return fields <= maxHeaderFields && size <= maxHeaderBytes
 }
 
-// canonicalPath returns the one escaped form of a path that everybody will agree
-// on, or false where two readers of it might not. Refused are dot segments and
-// empty segments (save a last one, which is a slash at the end), parameters,
-// every encoded form of . / \ ; and of a control character, what looks encoded
-// twice, whatever RFC 3986 §3.3 does not allow in a path, and text that is not
-// UTF-8. What remains has its unreserved characters decoded and its escapes in
-// capitals (RFC 3986 §6.2.2).
-func canonicalPath(u *url.URL) (string, bool) {
-	escaped := u.RawPath
+// location is a path that all readers agree on.
+type location struct {
+	escaped string // as it is sent
+	decoded string
+	key     string // as routes are compared with it: decoded, save for encoded slashes
+}
+
+// pathRules says what of a path is tolerated; the zero rules are the strictest.
+type pathRules struct{ mergeSlashes, encodedSlash bool }
+
+// canonical returns the one form of a path that everybody will agree on, or
+// false where two readers of it might not. Refused are dot segments and empty
+// segments (save a last one, which is a slash at the end), parameters, every
+// encoded form of . / \ ; and of a control character, what looks encoded twice,
+// whatever RFC 3986 §3.3 does not allow in a path, and text that is not UTF-8.
+// What remains has its unreserved characters decoded and its escapes in capitals
+// (RFC 3986 §6.2.2).
+func (rules pathRules) canonical(u *url.URL) (location, bool) {
+	escaped, path := u.RawPath, u.Path
 	if escaped == "" {
 		escaped = u.EscapedPath()
 	}
+	if rules.mergeSlashes {
+		if decoded, err := url.PathUnescape(escaped); err != nil || decoded != path {
+			return location{}, false
+		}
+		escaped = mergeSlashes(escaped)
+	}
+	plain, ok := unambiguous(escaped)
+	if !ok {
+		return location{}, false
+	}
+	if plain {
+		return location{escaped, escaped, escaped}, rules.mergeSlashes || escaped == path
+	}
+	if escaped, ok = decodeUnreserved(escaped, rules.encodedSlash); !ok {
+		return location{}, false
+	}
+	decoded, err := url.PathUnescape(escaped)
+	if err != nil || !rules.mergeSlashes && decoded != path || !utf8.ValidString(decoded) || hasEscape(decoded) {
+		return location{}, false
+	}
+	at := location{escaped, decoded, decoded}
+	if rules.encodedSlash && strings.Contains(escaped, "%2F") {
+		if hasDots(decoded) {
+			return location{}, false
+		}
+		// No path has such text otherwise: it would be encoded twice.
+		at.key, _ = url.PathUnescape(strings.ReplaceAll(escaped, "%2F", "%252F"))
+	}
+	return at, true
+}
+
+// unambiguous checks the parts of an escaped path that are not escaped, and
+// reports whether that is all of it.
+func unambiguous(escaped string) (plain, ok bool) {
 	if escaped == "" || escaped[0] != '/' {
-		return "", false
+		return false, false
 	}
 	start, plain := 1, true
 	for i := 1; i < len(escaped); i++ {
 		switch c := escaped[i]; {
 		case c == '/':
 			if s := escaped[start:i]; s == "" || s == "." || s == ".." {
-				return "", false
+				return false, false
 			}
 			start = i + 1
 		case c == '%':
 			plain = false
 		case !pathByte(c):
-			return "", false
+			return false, false
 		}
 	}
-	if s := escaped[start:]; s == "." || s == ".." {
-		return "", false
+	s := escaped[start:]
+	return plain, s != "." && s != ".."
+}
+
+// mergeSlashes makes one of slashes that follow each other.
+func mergeSlashes(path string) string {
+	if !strings.Contains(path, "//") {
+		return path
 	}
-	if plain {
-		return escaped, escaped == u.Path
+	b := make([]byte, 0, len(path))
+	for i := range len(path) {
+		if path[i] != '/' || i == 0 || path[i-1] != '/' {
+			b = append(b, path[i])
+		}
 	}
-	canonical, ok := decodeUnreserved(escaped)
-	if !ok {
-		return "", false
+	return string(b)
+}
+
+// hasDots reports whether a path has a segment that leads elsewhere.
+func hasDots(path string) bool {
+	for s := range strings.SplitSeq(path, "/") {
+		if s == "." || s == ".." {
+			return true
+		}
 	}
-	decoded, err := url.PathUnescape(canonical)
-	return canonical, err == nil && decoded == u.Path && utf8.ValidString(decoded) && !hasEscape(decoded)
+	return false
 }
 
 // hasEscape reports whether s could be decoded again.
@@ -110,8 +168,8 @@ func hasEscape(s string) bool {
 }
 
 // decodeUnreserved decodes what needs no escape, and refuses escapes that hide
-// something.
-func decodeUnreserved(escaped string) (string, bool) {
+// something, save that of a slash where it may pass.
+func decodeUnreserved(escaped string, slash bool) (string, bool) {
 	var b strings.Builder
 	b.Grow(len(escaped))
 	for i := 0; i < len(escaped); i++ {
@@ -121,7 +179,7 @@ func decodeUnreserved(escaped string) (string, bool) {
 		}
 		c, ok := unhex(escaped[i:])
 		switch {
-		case !ok, c < 0x20, c == 0x7f, c == '.', c == '/', c == '\\', c == ';':
+		case !ok, c < 0x20, c == 0x7f, c == '.', c == '/' && !slash, c == '\\', c == ';':
 			return "", false
 		case unreserved(c):
 			b.WriteByte(c)
@@ -169,40 +227,67 @@ func pathByte(c byte) bool {
 	return unreserved(c) || strings.IndexByte("!$&'()*+,=:@", c) >= 0
 }
 
-// strictQuery refuses what two parsers of a query may read differently.
-func strictQuery(q string) bool {
+// validQuery refuses what two parsers of a query may read differently, or where
+// that may pass, no more than what would break a line.
+func validQuery(q string, raw bool) bool {
 	for i := range len(q) {
 		switch c := q[i]; {
+		case c <= ' ', c == 0x7f:
+			return false
+		case raw:
 		case c == '%':
 			if _, ok := unhex(q[i:]); !ok {
 				return false
 			}
-		case c == ';', c == '#', c <= ' ', c >= 0x7f:
+		case c == ';', c == '#', c >= 0x80:
 			return false
 		}
 	}
 	return true
 }
 
-// canonicalHost returns host in small letters, without port, brackets and the
-// dot at the end.
+// canonicalHost returns a valid host in small letters, without port, brackets and
+// the dot at the end.
 func canonicalHost(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 {
-		if name, _, err := net.SplitHostPort(host); err == nil {
-			host = name
-		}
-	}
-	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
-	return strings.ToLower(host)
+	name, _ := splitPort(host)
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
 }
 
-// validHost keeps out what a reader of X-Forwarded-Host might take for more than
-// one host.
+// splitPort returns a host without its port, and the port.
+func splitPort(host string) (name, port string) {
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.HasSuffix(host, "]") {
+		return host, ""
+	}
+	return host[:i], host[i:]
+}
+
+// validHost reports whether host is a name of labels or an address, with a port
+// or without, so that no reader of X-Forwarded-Host takes it for anything else.
 func validHost(host string) bool {
-	for i := range len(host) {
-		if c := host[i]; !unreserved(c) && c != ':' && c != '[' && c != ']' && c != '%' {
+	name, port := splitPort(host)
+	if len(name) > maxHost || len(port) > 6 {
+		return false
+	}
+	for i := 1; i < len(port); i++ {
+		if port[i] < '0' || port[i] > '9' {
 			return false
 		}
 	}
-	return true
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
+	}
+	label := 0
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '.' && label > 0:
+			label = 0
+		case alphanumeric(c), c == '-', c == '_':
+			label++
+		default:
+			return false
+		}
+	}
+	return name != "" && (label > 0 || len(name) > 1)
 }

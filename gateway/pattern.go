@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -12,7 +13,7 @@ import (
 // pattern is a parsed Route.Pattern, in the syntax of [http.ServeMux].
 type pattern struct {
 	method   string // empty matches every method; GET matches HEAD too
-	host     string // in canonical form; empty matches every host
+	host     string // in canonical form; *.name matches what ends in .name, and empty every host
 	segments []segment
 }
 
@@ -37,7 +38,7 @@ func parsePattern(s string) (pattern, error) {
 	if i := strings.IndexAny(s, " \t"); i >= 0 {
 		p.method, host = s[:i], strings.TrimLeft(s[i:], " \t")
 		if !validMethod(p.method) {
-			return p, fmt.Errorf("method %q is not a token in capital letters", p.method)
+			return p, fmt.Errorf("method %q is not a token in capital letters, or one that is never forwarded", p.method)
 		}
 	}
 	i := strings.IndexByte(host, '/')
@@ -45,9 +46,8 @@ func parsePattern(s string) (pattern, error) {
 		return p, errors.New("a pattern is [METHOD ][HOST]/PATH, and the slash is missing")
 	}
 	host, path := host[:i], host[i:]
-	p.host = canonicalHost(host)
-	if host != "" && (!validHost(host) || !strings.EqualFold(strings.TrimSuffix(strings.Trim(host, "[]"), "."), p.host)) {
-		return p, fmt.Errorf("host %q is not a name or an address without a port", host)
+	if p.host = canonicalHost(host); host != "" && !validPatternHost(host) {
+		return p, fmt.Errorf("host %q is not a name, a *. before one, or an address, without a port", host)
 	}
 	texts := strings.Split(path[1:], "/")
 	for i, text := range texts {
@@ -68,6 +68,14 @@ func parsePattern(s string) (pattern, error) {
 	return p, nil
 }
 
+// validPatternHost accepts the hosts that a request can have, and in place of
+// their first labels a *.
+func validPatternHost(host string) bool {
+	name, _ := strings.CutPrefix(host, "*.")
+	_, port := splitPort(name)
+	return port == "" && validHost(name) && (name == host || name[0] != '[')
+}
+
 func (s segment) sameName(other segment) bool {
 	return other.kind != literal && other.text == s.text
 }
@@ -80,7 +88,7 @@ func parseSegment(text string) (segment, error) {
 		// The rules for requests hold for patterns too: what they refuse can never
 		// match.
 		plain, err := url.PathUnescape(text)
-		if _, ok := canonicalPath(&url.URL{Path: "/" + plain, RawPath: "/" + text}); err != nil || !ok {
+		if _, ok := (pathRules{}).canonical(&url.URL{Path: "/" + plain, RawPath: "/" + text}); err != nil || !ok {
 			return segment{}, fmt.Errorf("segment %q never matches, since such paths are refused", text)
 		}
 		return segment{kind: literal, text: plain}, nil
@@ -113,9 +121,11 @@ func identifier(s string) bool {
 }
 
 // validMethod accepts the tokens of RFC 9110 §9.1 of sensible length, save those
-// with small letters, which are almost always a mistake. CONNECT has no path.
+// with small letters, which are almost always a mistake. CONNECT makes a tunnel
+// of a connection that the pool would hand to others, and has no path; TRACE
+// returns to the client what Use and the gateway have added.
 func validMethod(m string) bool {
-	if m == "" || len(m) > maxMethod || m == "CONNECT" {
+	if m == "" || len(m) > maxMethod || m == http.MethodConnect || m == http.MethodTrace {
 		return false
 	}
 	for i := range len(m) {
@@ -124,13 +134,6 @@ func validMethod(m string) bool {
 		}
 	}
 	return true
-}
-
-// conflicts reports whether some request matches both patterns while neither is
-// more specific, so that it would not be clear which one is meant. A pattern
-// with a host is always more specific than one without.
-func (p pattern) conflicts(q pattern) bool {
-	return p.host == q.host && p.meets(q) && p.covers(q) == q.covers(p)
 }
 
 // meets reports whether some request matches both patterns, hosts apart.

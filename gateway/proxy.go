@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -32,7 +35,18 @@ func newProxy(upstream http.RoundTripper) *proxy {
 // error only where the client has no answer yet. Where the answer breaks off, it
 // panics with [http.ErrAbortHandler], by which the server tells the client.
 func (p *proxy) forward(r *http.Request, t *trip) error {
-	p.core.ServeHTTP(&t.answer, r.WithContext(t))
+	// The core gets a request without header and path values, so that it need not
+	// copy them and clean the copy: rewrite puts the cleaned header in its place.
+	// Nor does it get trailers: what comes after the body has passed no check.
+	in := new(http.Request).WithContext(t)
+	in.Method, in.URL, in.Proto, in.ProtoMajor, in.ProtoMinor = r.Method, r.URL, r.Proto, r.ProtoMajor, r.ProtoMinor
+	in.Pattern, in.Body, in.ContentLength, in.TransferEncoding, in.RemoteAddr = r.Pattern, r.Body, r.ContentLength, r.TransferEncoding, r.RemoteAddr
+	t.header = r.Header
+	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
+		t.header = outbound(r.Header)
+	}
+	t.tries.begin(t.upstream)
+	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {
 		_ = t.tunnel.Close() // the core does not where the client's writer cannot be hijacked
 	}
@@ -47,12 +61,12 @@ func rewrite(pr *httputil.ProxyRequest) {
 	*out.URL = url.URL{
 		// A stand-in for the target that each attempt puts here: its host is what
 		// a retry budget counts by.
-		Scheme: "http", Host: t.route.upstream.name,
-		Path: t.path, RawPath: t.rawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
+		Scheme: "http", Host: t.upstream.Name,
+		Path: t.at.decoded, RawPath: t.at.escaped, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery,
 	}
-	out.Host = ""     // the target's
-	out.Trailer = nil // what comes after the body has passed no check
-	pr.SetXForwarded()
+	out.Header = t.header
+	out.Header[requestIDHeader] = t.exchange.id[:]
+	t.exchange.announce(out.Header)
 	if out.Body != nil {
 		t.body = &replay{src: out.Body, max: replayable(out)}
 		out.GetBody = t.body.open
@@ -70,7 +84,36 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = req
+	t := tripOf(req.Context())
+	if at := t.tries.of(resp); at != nil {
+		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
+		if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
+			s.renew(resp, req, at)
+		}
+	}
 	return resp, nil
+}
+
+// upstreamBody is the body of an answer on its way to the client.
+type upstreamBody struct {
+	io.ReadCloser
+	trip *trip
+	resp *http.Response
+}
+
+// Read implements [io.Reader]. At the end, the trailers have come.
+func (b *upstreamBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		removeFraming(b.resp.Trailer)
+	case err != nil:
+		b.trip.exchange.err = err
+		if cause := context.Cause(b.trip); cause != nil {
+			b.trip.exchange.err = cause
+		}
+	}
+	return n, err
 }
 
 // buffers is the [httputil.BufferPool] of a proxy.

@@ -212,7 +212,10 @@ func silent(t *testing.T, ended chan<- error) string {
 		if _, err := http.ReadRequest(r); err != nil {
 			return
 		}
-		_, err := r.ReadByte()
+		var err error
+		for err == nil { // of what follows, such as a body
+			_, err = r.ReadByte()
+		}
 		if ended != nil {
 			ended <- err
 		}
@@ -367,6 +370,7 @@ func TestFallbackAnswersWhereTheGatewayWouldHave(t *testing.T) {
 		"unreachable": {Targets: []string{unreachable(t)}},
 		"exhausted":   {Targets: []string{unreachable(t)}, Retry: quickRetry()},
 		"too slow":    {Targets: []string{silent(t, nil)}},
+		"none known":  {Resolver: gateway.DNS{Name: "svc.invalid", Port: 80}},
 		"open":        {Targets: []string{unreachable(t)}, Breaker: trippy()},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -148,7 +148,7 @@ func TestTunnelOutlivesTheTimeoutOfItsRoute(t *testing.T) {
 			}
 			defer conn.Close()
 			_, _ = io.Copy(conn, buffered)
-		}, gateway.Upstream{Retry: &retry.Policy{AttemptTimeout: time.Second}}, gateway.Route{Timeout: time.Second})
+		}, gateway.Upstream{Retry: &retry.Policy{AttemptTimeout: time.Second}}, gateway.Route{Timeout: time.Second, IdleTimeout: 2 * time.Hour})
 		c := dialPipe(t, s)
 		c.send(t, handshake...)
 		if resp, _ := c.response(t); resp.StatusCode != http.StatusSwitchingProtocols {
@@ -167,7 +167,7 @@ func TestStreamOutlivesTheTimeoutOfItsRoute(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 				time.Sleep(time.Hour)
 			}
-		}, gateway.Upstream{}, gateway.Route{})
+		}, gateway.Upstream{}, gateway.Route{IdleTimeout: 2 * time.Hour})
 		c := dialPipe(t, s)
 		c.send(t, "GET / HTTP/1.1", "Host: svc")
 		if resp, body := c.response(t); resp.StatusCode != http.StatusOK || strings.Count(body, "data") != 3 {
@@ -191,7 +191,7 @@ func TestAnswerBeforeTheEndOfTheBodyIsPassedOnAtOnce(t *testing.T) {
 			}()
 			return &http.Response{StatusCode: http.StatusOK, Header: make(http.Header), Body: body, ContentLength: -1, Request: r}, nil
 		})
-		gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: func(http.RoundTripper) http.RoundTripper { return early }}, everything)
+		gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: func(http.RoundTripper) http.RoundTripper { return early }}, gateway.Route{Pattern: "/", IdleTimeout: 2 * time.Hour})
 		c := dialPipe(t, memhttp.New(t, gw))
 		c.send(t, "POST / HTTP/1.1", "Host: svc", "Content-Length: 100000")
 		start := time.Now()

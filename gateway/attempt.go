@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/parley-go/parley/breaker"
+)
+
+// addressed is a request and its URL, in one piece.
+type addressed struct {
+	http.Request
+	url url.URL
+}
+
+// address returns a copy of req that goes to the target, under the name of host
+// if that is not empty.
+func (i *Instance) address(req *http.Request, host string) *http.Request {
+	out := &addressed{*req, *req.URL}
+	u := &out.url
+	u.Scheme, u.Host = i.url.Scheme, i.url.Host
+	if i.url.Path != "" {
+		// Both are escaped if one is, so that the two forms go on to agree.
+		if u.RawPath != "" || i.url.RawPath != "" {
+			u.RawPath = i.url.EscapedPath() + u.EscapedPath()
+		}
+		u.Path = i.url.Path + u.Path
+	}
+	out.URL, out.Host = u, host
+	return &out.Request
+}
+
+// classify is the default of a gateway's breakers. A 429 is an answer to one
+// client about its own requests, and must not close the way for the others.
+func classify(ctx context.Context, err error) breaker.Outcome {
+	s, ok := errors.AsType[*breaker.StatusError](err)
+	if ok && s.Response != nil && s.Response.StatusCode == http.StatusTooManyRequests {
+		return breaker.Success
+	}
+	return breaker.DefaultClassify(ctx, err)
+}
+
+var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
+
+// innermost stands right before what Wrap made of the transport. It notes what
+// is really sent, tells the breaker when it was the client who failed, and makes
+// up for what Wrap owes by the contract of a RoundTripper.
+type innermost struct {
+	target string
+	next   http.RoundTripper
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
+	t := tripOf(req.Context())
+	t.tries.mu.Lock()
+	t.exchange.attempts++
+	t.exchange.target = i.target
+	t.tries.mu.Unlock()
+	resp, err := t.send(req, i.next)
+	if err != nil && t.blameless() {
+		return nil, &clientFailure{err}
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case resp == nil:
+		return nil, errNothing
+	case resp.Body == nil: // which those above would trip over
+		resp.Body = http.NoBody
+	}
+	return resp, nil
+}
