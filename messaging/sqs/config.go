@@ -67,7 +67,8 @@ type Config struct {
 	MessageLimit int
 	// Passive makes nothing: no queue, no topic, no subscription. It is for programs
 	// without the permission to create, whose queues others make. What is missing is
-	// an error of Subscribe that says how to create it. Default false.
+	// an error of Subscribe that says how to create it; whether a queue is subscribed
+	// to its topic of SNS, and admits it, is not looked at. Default false.
 	Passive bool
 	// Logger receives subscriptions interrupted, queues made, and requests that had
 	// to be repeated. Default slog.Default().

@@ -45,8 +45,8 @@ func (in *intake) poll(first bool) {
 			got = in.sortOut(got)
 		}
 		switch {
-		case err != nil && isClosed(in.stop):
-			return
+		case err != nil && (!first || isClosed(in.stop)):
+			return // the first one will tell
 		case err != nil:
 			ok = false
 			failures++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -185,5 +186,59 @@ func TestEntriesThatSNSRefusesFailAlone(t *testing.T) {
 	}
 	for range 2 {
 		sub.receive().ack(t)
+	}
+}
+
+func TestSubscribeReturnsAfterTheDeletesWereAnswered(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	b := fakeBroker(t, s, sqs.Config{})
+	topic := unique()
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+	publish(t, b, topic, message("", 1), message("", 2), message("", 3))
+	s.Break(failing("DeleteMessageBatch", 3, sqsfake.Fault{Status: http.StatusInternalServerError, Code: "InternalError"}))
+	for range 3 {
+		d := sub.receive()
+		go func() { _ = d.Settle(context.WithoutCancel(t.Context()), messaging.Verdict{Kind: messaging.Ack}) }()
+	}
+	sub.stop()
+	if n := s.Len(topic + "_to_g"); n != 0 {
+		t.Errorf("the queue holds %d messages when Subscribe has returned, want all deleted", n)
+	}
+}
+
+func TestOrderIsKeptThoughRequestsFail(t *testing.T) {
+	t.Parallel()
+	const total = 60
+	s := &sqsfake.Server{}
+	b := fakeBroker(t, s, sqs.Config{FIFO: true, Visibility: 20 * time.Second})
+	topic := unique()
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+	s.Break(func(op string, before int) *sqsfake.Fault {
+		switch {
+		case op == "SendMessageBatch" && before%5 == 1:
+			return &sqsfake.Fault{Lose: true}
+		case op == "SendMessageBatch" && before%5 == 3, op == "DeleteMessageBatch" && before%7 == 3:
+			return &sqsfake.Fault{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"}
+		}
+		return nil
+	})
+	msgs := make([]messaging.Message, 0, 2*total)
+	for i := range total {
+		msgs = append(msgs, message("a", i), message("b", i))
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- b.Publish(within(t, patience), topic, msgs...) }()
+	next := map[string]int{}
+	for range msgs {
+		d := sub.receive()
+		if got, want := string(d.Payload), strconv.Itoa(next[d.Key]); got != want {
+			t.Fatalf("message %s of %s came where %s was next", got, d.Key, want)
+		}
+		next[d.Key]++
+		d.ack(t)
+	}
+	if err := receive(t, sent); err != nil {
+		t.Errorf("Publish() = %v, want nil", err)
 	}
 }
