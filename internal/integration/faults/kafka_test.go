@@ -113,7 +113,7 @@ func TestNothingIsLostThoughTheNetworkToKafkaIsInTrouble(t *testing.T) {
 		"while nothing comes from the broker": holds(down),
 	} {
 		t.Run(name, func(t *testing.T) {
-			broken(t, p, fault, flowConfig{server: onKafka{}, url: node.URL(), via: p.Addr()})
+			broken(t, p, fault, size(1000, 10_000), flowConfig{server: onKafka{}, url: node.URL(), via: p.Addr()})
 		})
 	}
 }
