@@ -138,7 +138,7 @@ func (c *cluster) parleyConsumes(name string) timed {
 		return func() { cancel(); <-ended }
 	}
 	consume(func() {})() // makes the topic, and the group, which receives from then on
-	return turns(consume, func(n int) {
+	return fedTurns(consume, func(n int) {
 		for n > 0 {
 			msgs := make([]messaging.Message, min(n, batch))
 			for i := range msgs {
@@ -157,10 +157,10 @@ func callersCall(call func(caller int)) loop {
 	return t.carry(callers, func(p int) { call(p); t.acked() })
 }
 
-// turns returns a loop that has n messages fed while nobody consumes, then starts a
+// fedTurns returns a loop that has n messages fed while nobody consumes, then starts a
 // consumer, and returns the time from its first acknowledgement to the last: joining
 // a group takes longer than a turn, and is no part of it.
-func turns(consume func(acked func()) (stop func()), feed func(n int)) timed {
+func fedTurns(consume func(acked func()) (stop func()), feed func(n int)) timed {
 	return func(n int) time.Duration {
 		feed(n)
 		var left atomic.Int64

@@ -29,7 +29,7 @@ func (c *cluster) rawProduces(name string) loop {
 // rawConsumes commits what it has polled when it polls again, and at the end.
 func (c *cluster) rawConsumes(name string) timed {
 	topic := c.topic(name)
-	return turns(func(acked func()) (stop func()) {
+	return fedTurns(func(acked func()) (stop func()) {
 		client := must(kgo.NewClient(kgo.SeedBrokers(c.addr), kgo.ConsumerGroup(topic), kgo.ConsumeTopics(topic),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())))
 		ctx, cancel := context.WithCancel(c.ctx)
@@ -85,7 +85,7 @@ func (c *cluster) watermillProduces(name string) loop {
 
 func (c *cluster) watermillConsumes(name string) timed {
 	topic := c.topic(name)
-	return turns(func(acked func()) (stop func()) {
+	return fedTurns(func(acked func()) (stop func()) {
 		config := watermillkafka.DefaultSaramaSubscriberConfig()
 		config.Consumer.Offsets.Initial = sarama.OffsetOldest
 		sub := must(watermillkafka.NewSubscriber(watermillkafka.SubscriberConfig{

@@ -22,6 +22,11 @@ func main() { os.Exit(run()) }
 
 // run returns the exit code.
 func run() int {
+	if asServer(os.Args[1:]) {
+		return 0
+	}
+	overGateway, endGateway := gatewayRows()
+	defer endGateway()
 	inProcess, endMessaging := messagingRows()
 	defer endMessaging()
 	overRabbitMQ, endRabbitMQ := rabbitmqRows()
@@ -29,7 +34,7 @@ func run() int {
 	overKafka, endKafka := kafkaRows()
 	defer endKafka()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overKafka} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overKafka, overGateway} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // attributes has nothing to add here: servers get an interrupt typed at the
@@ -25,6 +26,9 @@ func thaw(*os.Process) error   { return errFreeze }
 
 var errFreeze = errors.New("a process cannot be frozen on this system")
 
+// killGroup has no group to kill here.
+func killGroup(int) {}
+
 func giveTo(string, string) error { return errRoot }
 
 var errRoot = errors.New("postgres does not run as root: run the tests as an ordinary user")
@@ -32,3 +36,6 @@ var errRoot = errors.New("postgres does not run as root: run the tests as an ord
 func install(_ context.Context, s Service, _ func(string)) error {
 	return fmt.Errorf("%s is not installed", strings.Join(s.Packages, " "))
 }
+
+// CPU cannot tell here what processes use.
+func (n *Node) CPU() (time.Duration, error) { return 0, errors.ErrUnsupported }

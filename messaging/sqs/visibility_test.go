@@ -203,7 +203,7 @@ func TestReleasingTheHeadOfAFIFOGroupKeepsItsOrder(t *testing.T) {
 
 func TestALeaseEndsBeforeTheVisibilityDoes(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, sqs.Config{Client: client(serverURL(t)), Visibility: 2 * time.Second})
+	b := newBroker(t, sqs.Config{Client: client(serverURL(t)), Visibility: 10 * time.Second}) // of which a second is for the answer's way
 	topic := unique()
 	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
 	publish(t, b, topic, message("", 1))
