@@ -56,6 +56,7 @@ var mayImport = map[string][]string{
 var adapters = map[string]string{
 	"idempotency/redisstore": "github.com/redis/go-redis/v9",
 	"messaging/kafka":        "github.com/twmb/franz-go",
+	"messaging/sqs":          "github.com/aws",
 	"tracing/otlp":           otel,
 }
 

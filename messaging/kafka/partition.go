@@ -33,8 +33,6 @@ type partition struct {
 	queued   int           // bytes of queue
 	due      time.Time     // when queue[0] may be handed out, once it was looked at
 	full     bool          // fetching is to pause
-	parked   bool          // it does, or is about to
-	behind   bool          // there is more at the broker than was fetched
 	begun    bool          // records have come
 	unsure   bool          // what was fetched first may have been in hand before
 	doubt    int64         // up to which offset
@@ -87,7 +85,6 @@ func (p *partition) fill(f kgo.FetchPartition) bool {
 	if p.queued >= maxQueued {
 		p.full = true
 	}
-	p.behind = f.Records[len(f.Records)-1].Offset+1 < f.HighWatermark
 	return true
 }
 
@@ -102,9 +99,7 @@ func (p *partition) balance() {
 	defer p.m.pausing.Unlock()
 	p.m.mu.Lock()
 	pause := p.full && !p.ended // a client remembers what is paused beyond a rebalance
-	p.parked = pause
 	p.m.mu.Unlock()
-	tell(p.m.eaten)
 	if pause == p.paused {
 		return
 	}
@@ -136,6 +131,7 @@ func (p *partition) work() {
 		p.m.mu.Unlock()
 		if drained {
 			p.balance()
+			tell(p.m.drained)
 		}
 		switch {
 		case h != nil:
@@ -191,8 +187,9 @@ func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained
 		}
 		if wait := p.due.Sub(now); wait > 0 {
 			// What lies in a rung for minutes must not lie in memory for as long.
+			changed := !p.full
 			p.full = true
-			return nil, wait, !p.parked
+			return nil, wait, changed
 		}
 	}
 	if h = p.give(rec); h != nil {
@@ -210,9 +207,6 @@ func (p *partition) shift() {
 	p.queue[0] = nil
 	p.queue = p.queue[1:]
 	p.due = time.Time{}
-	if len(p.queue) == 0 {
-		tell(p.m.eaten)
-	}
 }
 
 // drain reports whether fetching may go on again.
