@@ -35,19 +35,21 @@ func gatewayRows() ([]row, func()) {
 		{name: "gateway/forward_everything_on", peer: "caddy", most: .65},
 		{name: "gateway/forward_everything_on", peer: "nginx"},
 		{name: "gateway/forward_everything_on", peer: "haproxy"},
+		{name: "gateway/forward_everything_on", peer: "reverseproxy_log"},
+		{name: "gateway/forward_no_log", peer: "reverseproxy"},
 		{name: "gateway/forward_plain", peer: "reverseproxy"},
 	}
+	process := map[string]string{
+		"gateway/forward_everything_on": "gateway", "gateway/forward_no_log": "gateway_no_log", "gateway/forward_plain": "gateway_plain",
+	}
 	for i := range rows {
-		ours := "gateway"
-		if rows[i].name == "gateway/forward_plain" {
-			ours = "gateway_plain"
-		}
+		ours := process[rows[i].name]
 		rows[i].own = func(w io.Writer, r row) bool { return f.show(w, r, ours) }
 	}
 	them := handler(reverseProxy("http://127.0.0.1:1", canned{}))
 	return append(rows,
 		row{name: "gateway/handler_plain", ours: handler(nothingOn("http://127.0.0.1:1", alwaysCanned)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
-		row{name: "gateway/handler_everything_on", ours: handler(everythingOn("http://127.0.0.1:1", alwaysCanned)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
+		row{name: "gateway/handler_everything_on", ours: handler(everythingOn("http://127.0.0.1:1", alwaysCanned, true)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
 	), f.end
 }
 
@@ -84,7 +86,8 @@ func newField() *field {
 	backend := must(start(own("backend", ""))).URL()
 	for _, s := range []services.Service{
 		own("gateway", backend), own("reverseproxy", backend), services.Caddy(backend),
-		services.Nginx(backend), services.HAProxy(backend), own("gateway_plain", backend),
+		own("gateway_no_log", backend), own("reverseproxy_log", backend), services.Nginx(backend), services.HAProxy(backend),
+		own("gateway_plain", backend),
 	} {
 		n, err := start(s)
 		if err != nil {

@@ -27,14 +27,16 @@ func asServer(args []string) bool {
 	switch args[1] {
 	case "backend":
 		check(http.ListenAndServe(addr, http.HandlerFunc(order)))
-	case "gateway":
-		gw := everythingOn(backend, nil)
+	case "gateway", "gateway_no_log":
+		gw := everythingOn(backend, nil, args[1] == "gateway")
 		go func() { check(gw.Run(context.Background())) }()
 		check(gw.Server(addr).ListenAndServe())
 	case "gateway_plain":
 		check(nothingOn(backend, nil).Server(addr).ListenAndServe())
 	case "reverseproxy":
 		check(http.ListenAndServe(addr, reverseProxy(backend, tunedTransport())))
+	case "reverseproxy_log":
+		check(http.ListenAndServe(addr, logged(reverseProxy(backend, tunedTransport()))))
 	}
 	return true
 }
@@ -49,11 +51,14 @@ func order(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(kilobyte)
 }
 
-// everythingOn is a gateway as one would set it up for a service in production. The
-// access log goes where it costs what standard output costs, a call of the system
-// for each line, and is thrown away there.
-func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper) *gateway.Gateway {
-	null := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))
+// thrownAway is a log that costs what one on standard output does, a call of the system
+// for each line, which is thrown away there.
+func thrownAway() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(must(os.OpenFile(os.DevNull, os.O_WRONLY, 0)), nil))
+}
+
+// everythingOn is a gateway as one would set it up for a service in production.
+func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper, log bool) *gateway.Gateway {
 	var b gateway.Builder
 	b.Upstream(&gateway.Upstream{
 		Name: "orders", Targets: []string{backend}, Wrap: wrap, Picker: gateway.LeastLoaded{},
@@ -61,7 +66,9 @@ func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper
 		Health: &gateway.Health{Path: "/healthz"}, Eject: &gateway.Eject{},
 	})
 	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Timeout: 10 * time.Second, MaxBody: 1 << 20})
-	b.AccessLog(gateway.AccessLog{Logger: slog.New(slog.NewJSONHandler(null, nil))})
+	if log {
+		b.AccessLog(gateway.AccessLog{Logger: thrownAway()})
+	}
 	return must(b.Build())
 }
 
@@ -85,6 +92,38 @@ func reverseProxy(backend string, t http.RoundTripper) http.Handler {
 		Transport:  t,
 		BufferPool: &buffers{},
 	}
+}
+
+// logged writes a line for each request, as one would by hand around a ReverseProxy.
+func logged(next http.Handler) http.Handler {
+	log := thrownAway()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		seen := &witness{ResponseWriter: w}
+		next.ServeHTTP(seen, r)
+		log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("remote", r.RemoteAddr),
+			slog.Int("status", seen.status), slog.Int("bytes", seen.bytes), slog.Duration("duration", time.Since(start)))
+	})
+}
+
+// witness sees what a handler answers.
+type witness struct {
+	http.ResponseWriter
+	status, bytes int
+}
+
+func (w *witness) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *witness) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *witness) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += n
+	return n, err
 }
 
 // tunedTransport keeps as many connections as the others do.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,11 @@ func attributes(_ syscall.Signal, name string) (*syscall.SysProcAttr, error) {
 	}
 	return nil, nil
 }
+
+func freeze(*os.Process) error { return errFreeze }
+func thaw(*os.Process) error   { return errFreeze }
+
+var errFreeze = errors.New("a process cannot be frozen on this system")
 
 // killGroup has no group to kill here.
 func killGroup(int) {}

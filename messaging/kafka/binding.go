@@ -50,9 +50,17 @@ func (o *outgoing) encode(topic string, m *messaging.Message, source string) {
 	for _, value := range m.Headers {
 		size += len(value)
 	}
-	buf := make([]byte, 0, size)
+	buf := o.buf[:0]
+	if cap(buf) < size {
+		buf = make([]byte, 0, size)
+	}
 	piece := func(from int) []byte { return buf[from:len(buf):len(buf)] }
 	headers := o.room[:0]
+	if at := event.Time; !at.IsZero() { // as Attributes has it, without a string of its own
+		buf = at.UTC().AppendFormat(buf, time.RFC3339Nano)
+		headers = append(headers, kgo.RecordHeader{Key: "ce_time", Value: piece(0)})
+		event.Time = time.Time{}
+	}
 	add := func(name, value string) {
 		from := len(buf)
 		buf = append(buf, value...)
@@ -80,6 +88,7 @@ func (o *outgoing) encode(topic string, m *messaging.Message, source string) {
 	// Never nil: without a value it would be a tombstone, which deletes its key.
 	buf = append(buf, m.Payload...)
 	o.rec.Value = piece(len(buf) - len(m.Payload))
+	o.buf = buf
 }
 
 // ceHeader returns the header of an attribute. The names that every message has

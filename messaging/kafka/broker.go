@@ -18,11 +18,13 @@ var _ messaging.Broker = (*Broker)(nil)
 // with one client for all publishing and one for each group that it subscribes.
 // Its methods are safe for concurrent use. Close it to free its connections.
 type Broker struct {
-	cfg     Config
-	out     *kgo.Client   // publishes and administers
-	reached atomic.Bool   // out has had an answer from a broker
-	room    quota         // what out may hold
-	closing chan struct{} // closed when Close begins
+	cfg      Config
+	out      *kgo.Client   // publishes and administers
+	reached  atomic.Bool   // out has had an answer from a broker
+	room     quota         // what out may hold
+	parcels  sync.Pool     // of *parcel
+	closing  chan struct{} // closed when Close begins
+	troubles *troubles
 
 	mu      sync.Mutex
 	closed  bool               // guarded by mu
@@ -44,7 +46,8 @@ func New(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, room: quota{free: maxInFlight}}
+	b := &Broker{cfg: cfg, closing: make(chan struct{}), members: map[target]*member{}, troubles: newTroubles(cfg.Logger)}
+	b.room.free.Store(maxInFlight)
 	if b.out, err = kgo.NewClient(b.producer()...); err != nil {
 		return nil, fmt.Errorf("kafka: config: %w", err)
 	}
@@ -85,10 +88,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 		return messaging.Check(topic, b.cfg.MaxPayload, nil)
 	}
 	errs := b.refuse(topic, msgs)
-	var one struct { // most calls have one message: all that it takes is in one piece
-		sent [1]outgoing
-		todo [1]*outgoing
-		flight
+	one, ok := b.parcels.Get().(*parcel)
+	if !ok {
+		one = new(parcel)
 	}
 	sent, todo := one.sent[:], one.todo[:0]
 	if len(msgs) > 1 {
@@ -100,7 +102,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 			todo = append(todo, &sent[i])
 		}
 	}
-	b.produce(ctx, topic, todo, &one.flight)
+	back := b.produce(ctx, topic, todo, &one.flight)
 	for i := range sent {
 		if err := sent[i].err; err != nil {
 			if errs == nil {
@@ -108,6 +110,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, msgs ...messaging.Me
 			}
 			errs[i] = fmt.Errorf("kafka: publish to %s: %w", topic, err)
 		}
+	}
+	if back {
+		b.keep(one)
 	}
 	if errs != nil {
 		return &messaging.BatchError{Errs: errs}

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -35,7 +34,8 @@ const (
 func (b *Broker) options() []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(b.cfg.Seeds...),
-		kgo.WithLogger(clientLog{b.cfg.Logger}),
+		kgo.WithLogger(clientLog{b.troubles}),
+		kgo.WithHooks(b.troubles),
 		kgo.MetadataMinAge(metadataAge),
 		kgo.DisableClientMetrics(),
 		kgo.RetryBackoffFn(backoff),
@@ -43,7 +43,10 @@ func (b *Broker) options() []kgo.Opt {
 	if b.cfg.Source != "" {
 		opts = append(opts, kgo.ClientID(b.cfg.Source))
 	}
-	if b.cfg.TLS != nil {
+	switch {
+	case b.cfg.Dial != nil:
+		opts = append(opts, kgo.Dialer(b.cfg.dial))
+	case b.cfg.TLS != nil:
 		opts = append(opts, kgo.DialTLSConfig(b.cfg.TLS.Clone()))
 	}
 	if b.cfg.SASL.User != "" {
@@ -86,6 +89,7 @@ func (b *Broker) client(ctx context.Context) (*kgo.Client, error) {
 	for failures := 1; ; failures++ {
 		err := b.out.Ping(ctx)
 		if err == nil {
+			b.troubles.well(b.cfg.Logger, "seeds", "kafka: a broker answers")
 			b.reached.Store(true)
 			return b.out, nil
 		}
@@ -95,7 +99,7 @@ func (b *Broker) client(ctx context.Context) (*kgo.Client, error) {
 		if cause := b.ended(ctx); cause != nil {
 			return nil, fmt.Errorf("no broker of %v answers: %w", b.cfg.Seeds, cause)
 		}
-		b.cfg.Logger.Warn("kafka: no broker answers", slog.Any("err", err))
+		b.troubles.met(b.cfg.Logger, "seeds", "kafka: no broker answers", slog.Any("err", err))
 		_ = pause(ctx, b.closing, backoff(failures))
 	}
 }
@@ -121,31 +125,4 @@ func pause(ctx context.Context, closing <-chan struct{}, d time.Duration) error 
 	case <-closing:
 		return messaging.ErrClosed
 	}
-}
-
-// A clientLog passes on what the client has to say that operators must know.
-type clientLog struct{ log *slog.Logger }
-
-// Level implements [kgo.Logger].
-func (l clientLog) Level() kgo.LogLevel {
-	if l.log.Enabled(context.Background(), slog.LevelDebug) {
-		return kgo.LogLevelInfo
-	}
-	return kgo.LogLevelWarn
-}
-
-// Log implements [kgo.Logger].
-func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	to := slog.LevelDebug
-	switch level {
-	case kgo.LogLevelError, kgo.LogLevelWarn:
-		to = slog.LevelWarn
-	case kgo.LogLevelNone, kgo.LogLevelInfo, kgo.LogLevelDebug:
-	}
-	for _, v := range keyvals {
-		if err, ok := v.(error); ok && (errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed)) {
-			to = slog.LevelDebug // a call that ended, or Close
-		}
-	}
-	l.log.Log(context.Background(), to, "kafka: client", slog.String("event", msg), slog.Group("detail", keyvals...))
 }

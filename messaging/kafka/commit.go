@@ -34,9 +34,13 @@ func (m *member) commits() {
 		ctx, cancel := context.WithTimeout(m.ctx, commitTimeout)
 		err := m.commit(ctx, m.all())
 		cancel()
-		if err != nil && m.ctx.Err() == nil {
+		what := "commit " + m.group
+		switch {
+		case err == nil:
+			m.b.troubles.well(m.log, what, "kafka: commits succeed again")
+		case m.ctx.Err() == nil:
 			tell(m.dirty)
-			m.log.Warn("kafka: a commit failed, the next one repeats it", slog.Any("err", err))
+			m.b.troubles.met(m.log, what, "kafka: a commit failed, the next one repeats it", slog.Any("err", err))
 		}
 	}
 }

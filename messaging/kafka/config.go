@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -73,11 +74,18 @@ type Config struct {
 	// take to leave this one: half of it is for running handlers, whose contexts
 	// end after that. 1s to 10m. Default 30s.
 	RebalanceTimeout time.Duration
+	// Dial opens the connections to brokers, at the addresses that they advertise: for
+	// SOCKS, private links and proxies. TLS, where it is set, is spoken on top of what
+	// Dial returns, with the host of addr as the server's name. It gets 10s for both,
+	// must return when its context ends, and is called from many goroutines. Default
+	// that of [net.Dialer].
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Passive makes no topic. It is for users without the permission to create
 	// some, whose topics others make. What is missing is an error that says how to
 	// create it. Default false.
 	Passive bool
-	// Logger receives groups joined and lost, and trouble with connections.
+	// Logger receives groups joined and lost, and trouble: a warning when it begins
+	// and one when it ends. What the client says meanwhile goes to slog.LevelDebug.
 	// Default slog.Default().
 	Logger *slog.Logger
 }

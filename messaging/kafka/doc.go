@@ -43,8 +43,9 @@
 // A process is one member of the group, however many of its subscribers share it,
 // and partitions move between members cooperatively: those that stay go on
 // meanwhile. Each partition has a goroutine that delivers in order. One whose
-// subscriber does not take more is paused, and so is one in a retry topic whose
-// first record is not due: nothing sleeps, and nothing else waits.
+// subscriber does not take more is paused after 50ms, for which the others may wait
+// with it, and so is one in a retry topic whose first record is not due: nothing
+// sleeps, and nothing else waits.
 //
 // What is committed of a partition is the low-water mark: the offset of the first
 // record that is not settled. What is settled above it stands, as runs of offsets,
@@ -72,6 +73,11 @@
 //   - Publish returns nil only for what all in-sync replicas have stored.
 //   - A lost leader neither reorders nor doubles; a lost connection is no error while
 //     the context lasts, and stores nothing twice.
+//   - A broker that is down for longer than the client keeps a record, or refuses to be
+//     dialled, is no error either: only a broker's own answer refuses a message for
+//     good.
+//   - An outage is two lines in the log, one when it begins and one when it ends,
+//     however long it is.
 //   - One caller who leaves takes nobody else's message along.
 //   - Publish to a missing topic fails soon and for good; wrong credentials and
 //     missing permissions are told at once.
@@ -85,6 +91,7 @@
 //     [messaging.ErrLost], and the group recovers.
 //   - A stuck partition holds up no other. The members of a group share the work
 //     evenly.
+//   - A backlog is received without a pause for each fetch.
 //   - A retry waits without holding up anything, and comes back no earlier than
 //     asked, by the clocks of those who fail it and who receive it, for up to a year.
 //   - A delivery is done with only after its retry or its dead letter is stored.

@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -66,8 +65,12 @@ func (b *Broker) unpublished(topic string, err error) (meaning error, again bool
 		return b.missing(topic), false
 	case errors.Is(err, kerr.InvalidTopicException):
 		return fmt.Errorf("%w: topic %s: %w", messaging.ErrInvalid, topic, err), false
-	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kgo.ErrAborting), errors.Is(err, kgo.ErrMaxBuffered),
-		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), kerr.IsRetriable(err), kgo.IsRetryableBrokerErr(err):
+	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), kerr.IsRetriable(err):
+		return err, true // with what a broker said last
+	}
+	// Only a broker's own answer is for good: one that was not reached, or went away,
+	// may answer next time.
+	if _, ok := errors.AsType[*kerr.Error](err); !ok {
 		return err, true
 	}
 	return fmt.Errorf("%w: %w", messaging.ErrRefused, err), false

@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,6 +79,21 @@ func TestTLS(t *testing.T) {
 		mutual := server.Clone()
 		mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, pool
 		exchange(t, kafka.Config{Seeds: fake(t, kfake.TLS(mutual)).ListenAddrs(), TLS: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}})
+	})
+	t.Run("it is spoken on top of what Dial returns", func(t *testing.T) {
+		t.Parallel()
+		var dials atomic.Int64
+		dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+		seeds := fake(t, kfake.TLS(server)).ListenAddrs()
+		exchange(t, kafka.Config{Seeds: seeds, TLS: &tls.Config{RootCAs: pool}, Dial: dial})
+		if dials.Load() == 0 {
+			t.Error("Dial was not called")
+		}
+		denied(t, kafka.Config{Seeds: seeds, TLS: new(tls.Config), Dial: dial})
+		denied(t, kafka.Config{Seeds: seeds, TLS: &tls.Config{RootCAs: pool, ServerName: "elsewhere"}, Dial: dial})
 	})
 	t.Run("an untrusted server is denied", func(t *testing.T) {
 		t.Parallel()
