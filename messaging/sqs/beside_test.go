@@ -231,3 +231,29 @@ func TestDeadLettersOfAGroupThatNeverSubscribedAreNotFound(t *testing.T) {
 		t.Errorf("DeadLetters() = %v and made %v, want ErrNotFound and none", err, s.Names())
 	}
 }
+
+func TestWhatSQSSetsAsideItselfStaysExplainedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	cfg := over(t, s)
+	c := awssqs.NewFromConfig(cfg)
+	b := newBroker(t, sqs.Config{Client: c})
+	topic := unique()
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+	_, err := c.SetQueueAttributes(t.Context(), &awssqs.SetQueueAttributesInput{QueueUrl: urlOf(t, c, topic+"_to_g"), Attributes: map[string]string{
+		"RedrivePolicy": `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:` + topic + `_to_g_dlq","maxReceiveCount":1}`,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, topic, message("", 1))
+	sub.receive().settle(t, messaging.Verdict{Kind: messaging.Release})
+	dead := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g", DeadLetters: true})
+	first := dead.receive()
+	first.settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
+	again := dead.receive()
+	if !maps.Equal(again.Headers, first.Headers) || again.Headers[messaging.HeaderDeadReason] != "max-receives" {
+		t.Errorf("put at the end it says %q, want %q", again.Headers, first.Headers)
+	}
+	again.ack(t)
+}

@@ -42,7 +42,8 @@ type Config struct {
 	// sends to the queue of each group itself.
 	Topics *sns.Client
 	// FIFO uses FIFO queues, and FIFO topics: messages with one Key arrive in order,
-	// and what is published twice within 5 minutes with the same ID is stored once.
+	// and what is published twice within 5 minutes with the same Source and ID is stored
+	// once.
 	// All programs of a topic must agree on it. Default false: standard queues, which
 	// keep no order.
 	FIFO bool

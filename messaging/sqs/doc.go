@@ -50,13 +50,14 @@
 // Release change the visibility, in whole seconds, rounded up. SQS allows 12 hours
 // from the receive; a longer Retry is sent again with the time it is due at, and put off
 // by whoever receives it before. Delivery.Attempt is SQS's count of receives, less
-// those of this process that ended before a handler began. A dead letter is sent to
-// the dead letters with the reasons, and only then deleted.
+// those of this process that were not handed out. A dead letter is sent to the dead
+// letters with the reasons, and only then deleted.
 //
-// On FIFO queues the Key is the MessageGroupId, the ID where there is no Key, and the ID
-// is the MessageDeduplicationId; what is not printable ASCII of up to 128 characters
-// stands there as a hash. Of each Key one message at a time is handed out. When it comes
-// again, those behind it are given back, so that it comes first.
+// On FIFO queues the Key is the MessageGroupId, the ID where there is no Key; Source and
+// ID together, as InboxID of [messaging.Delivery] has them, are the
+// MessageDeduplicationId. What is not printable ASCII of up to 128 characters stands
+// there as a hash. Of each Key one message at a time is handed out. When it comes again,
+// those behind it are given back, so that it comes first.
 //
 // The body of a message is its payload, where SQS can carry it: text of the characters
 // of XML 1.0. Else the attribute msg-encoding says base64, or empty. The attributes
@@ -69,7 +70,9 @@
 // Messages of other programs are read with what they have: attributes of type String and
 // Number become headers, those of type Binary are left out, and are kept in dead
 // letters. A message without ce_id has the ID that SQS gave it, or SNS. A body that is a
-// notification of SNS, without attributes beside it, is unwrapped.
+// notification of SNS, without attributes beside it, is unwrapped. Nobody can tell it
+// from one that only looks like that, so who chooses the whole body of such a message
+// chooses its ID and its headers too, but neither its attempts nor when it is due.
 //
 // # Guarantees
 //
@@ -98,6 +101,9 @@
 //     a lost answer, or moved when a process ends between the two steps, comes twice with
 //     the same ID. FIFO queues drop repeats within 5 minutes. An inbox such as
 //     idempotency.Inbox makes it one effect.
+//   - That a message which is published again on purpose, with the same Source and ID,
+//     is stored by a FIFO queue within those 5 minutes, though Publish returns nil. Move
+//     dead letters back with [messaging.Redrive], which is not affected.
 //   - Any order of standard queues, which Promises says. Dead letters of them are read
 //     oldest first among those at hand, up to 100.
 //   - Order after a message of a FIFO group was dead-lettered: the others pass it.
@@ -106,8 +112,8 @@
 //   - That Publish reaches all groups or none. When it fails, some may have the message.
 //   - That a message survives 14 days in a queue, or more than 1,000 receives outside the
 //     dead letters.
-//   - Attempts are those of all processes: what another process received and gave back
-//     without beginning counts here.
+//   - That attempts are those of handlers alone: what another process received and gave
+//     back without beginning counts here, and so does an answer that was lost.
 //
 // # Defaults
 //
