@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 	"testing"
@@ -256,4 +257,25 @@ func TestWhatSQSSetsAsideItselfStaysExplainedAtTheEnd(t *testing.T) {
 		t.Errorf("put at the end it says %q, want %q", again.Headers, first.Headers)
 	}
 	again.ack(t)
+}
+
+func TestAQueueThatHasAPolicyKeepsItAndIsTold(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	cfg := over(t, s)
+	c := awssqs.NewFromConfig(cfg)
+	var log bytes.Buffer
+	b := newBroker(t, sqs.Config{Client: c, Topics: sns.NewFromConfig(cfg), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	made, err := c.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: aws.String("orders_to_mail"), Attributes: map[string]string{"Policy": "{}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribe(t, b, messaging.Subscription{Topic: "orders", Group: "mail"}).stop()
+	out, err := c.GetQueueAttributes(t.Context(), &awssqs.GetQueueAttributesInput{QueueUrl: made.QueueUrl, AttributeNames: []types.QueueAttributeName{"Policy"}})
+	if err != nil || out.Attributes["Policy"] != "{}" {
+		t.Errorf("the policy is %q, %v, want it as it was", out.Attributes["Policy"], err)
+	}
+	if !strings.Contains(log.String(), "does not name its topic") {
+		t.Errorf("the log is %q, which does not tell of the policy", log.String())
+	}
 }

@@ -82,6 +82,13 @@ func (c Config) withDefaults() (Config, error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	if c.Client == nil {
 		fault("Client is nil: set sqs.NewFromConfig(cfg)")
+	} else if o := c.Client.Options(); o.Region == "" && o.BaseEndpoint == nil {
+		fault("Client has no region: set Region of its aws.Config, or AWS_REGION")
+	}
+	if c.Topics != nil {
+		if o := c.Topics.Options(); o.Region == "" && o.BaseEndpoint == nil {
+			fault("Topics has no region: set Region of its aws.Config, or AWS_REGION")
+		}
 	}
 	if len(c.Prefix) > maxPrefix || strings.ContainsFunc(c.Prefix, func(r rune) bool { return !isAlnum(r) && r != '-' }) {
 		fault("Prefix %.20q is not up to %d letters, digits and '-'", c.Prefix, maxPrefix)

@@ -59,6 +59,9 @@ func margin(visible time.Duration) time.Duration { return min(visible/10, 2*time
 // expire ends the lease, unless the delivery is settled.
 func (s *settler) expire() {
 	if s.claim(lost) {
+		if !s.wasAccepted() {
+			s.in.broker.unseen.note(s.d.id)
+		}
 		s.in.closed(s, false)
 	}
 }

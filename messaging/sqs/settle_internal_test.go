@@ -14,7 +14,7 @@ import (
 
 // An Extend that is under way when the delivery is settled must not come after it.
 func TestAnExtendUndoesNoRetry(t *testing.T) {
-	b, err := New(Config{Client: awssqs.New(awssqs.Options{}), Logger: slog.New(slog.DiscardHandler)})
+	b, err := New(Config{Client: awssqs.New(awssqs.Options{Region: "us-east-1"}), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,8 +79,8 @@ func TestAMessageThatIsLostWhileItWaitsForTheOneBeforeItKeepsItsPlace(t *testing
 	first.ack(t)
 	for _, want := range []string{"2", "3"} {
 		d := sub.receive()
-		if string(d.Payload) != want {
-			t.Fatalf("message %s came where %s was next", d.Payload, want)
+		if string(d.Payload) != want || d.Attempt != 1 {
+			t.Fatalf("message %s came at attempt %d where %s was next at 1: no handler has had it", d.Payload, d.Attempt, want)
 		}
 		d.ack(t)
 	}
