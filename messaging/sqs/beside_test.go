@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -277,5 +278,60 @@ func TestAQueueThatHasAPolicyKeepsItAndIsTold(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "does not name its topic") {
 		t.Errorf("the log is %q, which does not tell of the policy", log.String())
+	}
+}
+
+func TestThePermissionsAreThoseThatTheDocumentationLists(t *testing.T) {
+	t.Parallel()
+	receiving := []string{"GetQueueUrl", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "SendMessage"}
+	for _, topics := range []bool{false, true} {
+		s := &sqsfake.Server{}
+		cfg := over(t, s)
+		with := func(passive bool) *sqs.Broker {
+			c := sqs.Config{Client: awssqs.NewFromConfig(cfg), Passive: passive}
+			if topics {
+				c.Topics = sns.NewFromConfig(cfg)
+			}
+			return newBroker(t, c)
+		}
+		b, passive := with(false), with(true)
+		group := messaging.Subscription{Topic: "orders", Group: "mail"}
+		graves := group
+		graves.DeadLetters = true
+		finding, publishing, making := []string{"ListQueues"}, []string{"ListQueues", "SendMessage"}, []string{"ListQueues", "CreateQueue"}
+		if topics {
+			finding, publishing, making = []string{"ListTopics"}, []string{"ListTopics", "Publish"}, []string{"CreateQueue", "CreateTopic", "Subscribe", "SetQueueAttributes"}
+		}
+		for _, step := range []struct {
+			what string
+			do   func()
+			want []string
+		}{
+			{"to make a group", func() { subscribe(t, b, group).stop() }, append(append(making, receiving...), "GetQueueAttributes")},
+			{"to publish", func() { publish(t, b, "orders", message("", 1), message("", 2)) }, publishing},
+			{"to subscribe", func() {
+				sub := subscribe(t, passive, group)
+				sub.receive().settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
+				d := sub.receive()
+				if err := d.Extend(t.Context(), time.Minute); err != nil {
+					t.Errorf("Extend() = %v, want nil", err)
+				}
+				d.settle(t, messaging.Verdict{Kind: messaging.Retry, After: 13 * time.Hour})
+				sub.stop()
+			}, append(append(finding, receiving...), "GetQueueAttributes")},
+			{"to read dead letters", func() {
+				sub := subscribe(t, passive, graves)
+				sub.receive().settle(t, messaging.Verdict{Kind: messaging.Retry})
+				sub.stop()
+			}, receiving},
+		} {
+			before := len(s.Log())
+			step.do()
+			for _, r := range s.Log()[before:] {
+				if op := strings.TrimSuffix(r.Op, "Batch"); !slices.Contains(step.want, op) {
+					t.Errorf("Topics %t: %s takes %s, which the documentation does not list", topics, step.what, op)
+				}
+			}
+		}
 	}
 }

@@ -127,13 +127,16 @@
 //
 // # Permissions
 //
-// Of SQS: to publish without Topics, ListQueues, and SendMessage on the queues; to
-// subscribe, GetQueueUrl, GetQueueAttributes, ReceiveMessage, DeleteMessage,
-// ChangeMessageVisibility, SendMessage on the dead letters, for retries of more than 12
-// hours on the queue too, and unless Config.Passive says otherwise CreateQueue, and
-// ListQueues without Topics. Of SNS: to publish, ListTopics, by which alone a topic is
-// found, and Publish; to subscribe, CreateTopic and Subscribe, and SetQueueAttributes of
-// SQS, by which the queue admits the topic. A queue that has a policy keeps it.
+// Of SQS: to publish without Topics, ListQueues, which is granted for all queues or none,
+// and SendMessage; to subscribe, GetQueueUrl, GetQueueAttributes, ReceiveMessage,
+// DeleteMessage, ChangeMessageVisibility, SendMessage on the dead letters, and on the
+// queue for retries of more than 12 hours, ListQueues without Topics, and unless
+// Config.Passive is set CreateQueue; to read dead letters and move them back,
+// GetQueueUrl, ReceiveMessage, DeleteMessage, ChangeMessageVisibility, and SendMessage on
+// both queues. Of SNS: to publish, ListTopics, by which alone a topic is found, and
+// Publish; to subscribe, CreateTopic and Subscribe, and SetQueueAttributes of SQS, by
+// which the queue admits the topic, or with Config.Passive ListTopics alone. A queue that
+// has a policy keeps it.
 //
 // # Composition
 //

@@ -47,9 +47,11 @@ func isOneOf(code string, codes ...string) bool { return slices.Contains(codes, 
 // unsigned reports that the service does not know or believe who asks. What such
 // an answer says may repeat what was signed, a session token among it.
 func (f *fault) unsigned() bool {
-	return isOneOf(f.code, "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "ExpiredToken", "ExpiredTokenException",
-		"InvalidSecurity", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignatureException", "MissingAuthenticationTokenException",
-		"InvalidAccessKeyId", "RequestExpired", "OptInRequired")
+	text := strings.ToLower(f.text)
+	return isOneOf(strings.TrimSuffix(f.code, "Exception"), "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClient", "ExpiredToken",
+		"InvalidSecurity", "InvalidSecurityToken", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignature", "InvalidAccessKeyId",
+		"RequestExpired", "RequestTimeTooSkewed", "OptInRequired") ||
+		strings.Contains(text, "x-amz-security-token") || strings.Contains(text, "aws4-hmac")
 }
 
 func (f *fault) denied() bool {

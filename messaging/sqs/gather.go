@@ -149,7 +149,8 @@ func (g *gatherer[E]) drop(c *call[E]) {
 	}
 	g.waiting--
 	if len(l.calls) == 0 {
-		g.ready = slices.DeleteFunc(g.ready, func(r *lane[E]) bool { return r == l })
+		i = slices.Index(g.ready, l)
+		g.ready = slices.Delete(g.ready, i, i+1)
 		delete(g.lanes, l.name)
 	}
 }
