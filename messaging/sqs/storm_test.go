@@ -7,8 +7,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
+	"runtime/pprof"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -142,19 +143,36 @@ func TestOnABadDayNothingConfirmedIsLostAndOrderIsKept(t *testing.T) {
 	}
 }
 
-// countOf counts goroutines that run code of Broker.
-func countOf(stacks []byte) int { return bytes.Count(stacks, []byte("messaging/sqs.(*")) }
+// running returns the stacks of goroutines with a label that run this package's code.
+func running(t *testing.T, label string) (stacks []string) {
+	t.Helper()
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+		t.Fatal(err)
+	}
+	for stack := range strings.SplitSeq(all.String(), "\n\n") {
+		if strings.Contains(stack, label) && strings.Contains(stack, "messaging/sqs.(*") {
+			stacks = append(stacks, stack)
+		}
+	}
+	return stacks
+}
 
 // Close at any moment leaves nothing behind.
 func TestCloseAtAnyMomentEndsAllGoroutines(t *testing.T) {
+	t.Parallel()
+	label := unique() // which goroutines pass on to those that they start
+	var rounds sync.WaitGroup
 	for range 15 {
-		func() {
+		rounds.Go(func() {
+			pprof.SetGoroutineLabels(pprof.WithLabels(t.Context(), pprof.Labels("test", label)))
 			s := &sqsfake.Server{}
 			cfg := over(t, s)
 			s.Break(weather)
 			b, err := sqs.New(sqs.Config{Client: awssqs.NewFromConfig(cfg), FIFO: rand.IntN(2) == 0, Wait: time.Second, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
-				t.Fatal(err)
+				t.Error(err)
+				return
 			}
 			sqs.SetFreshly(b, 0, 0)
 			var all sync.WaitGroup
@@ -189,16 +207,13 @@ func TestCloseAtAnyMomentEndsAllGoroutines(t *testing.T) {
 				t.Errorf("Close() = %v, want nil", err)
 			}
 			all.Wait()
-		}()
+		})
 	}
+	rounds.Wait()
 	deadline := time.Now().Add(5 * time.Second)
-	for {
-		buf := make([]byte, 1<<20)
-		buf = buf[:runtime.Stack(buf, true)]
-		if n := countOf(buf); n == 0 {
-			return
-		} else if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines of the Broker are left:\n%s", n, buf)
+	for left := running(t, label); len(left) > 0; left = running(t, label) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines of the Broker are left: %s", len(left), left)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
