@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -53,7 +54,17 @@ func TestAForeignMessageOfTheLargestSizeIsDeadLettered(t *testing.T) {
 	if string(d.Payload) != body {
 		t.Errorf("the dead letter has %d bytes, want all %d", len(d.Payload), len(body))
 	}
-	d.ack(t)
+	d.settle(t, messaging.Verdict{Kind: messaging.Retry})
+	d = sub.receive()
+	if string(d.Payload) != body || d.Attempt != 1 {
+		t.Errorf("moved back it has %d bytes at attempt %d, want all %d at 1", len(d.Payload), d.Attempt, len(body))
+	}
+	// Nor has it room for when it is due: it waits for as long as SQS keeps it away.
+	sent := s.Requests("SendMessageBatch")
+	d.settle(t, messaging.Verdict{Kind: messaging.Retry, After: 20 * time.Hour})
+	if n, again := s.Len(topic+"_to_g"), s.Requests("SendMessageBatch"); n != 1 || again != sent+1 || len(sub.come) != 0 {
+		t.Errorf("the queue holds %d, after %d further requests, and %d were delivered, want 1, 1 that was refused, none", n, again-sent, len(sub.come))
+	}
 }
 
 func TestATopicOfMoreThanAThousandQueuesIsListedWhole(t *testing.T) {
