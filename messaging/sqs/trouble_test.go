@@ -320,3 +320,31 @@ func TestAPurgedQueueEndsTheLeasesOfWhatItHeld(t *testing.T) {
 		d.ack(t)
 	}
 }
+
+func TestAnEntryThatSpoilsARequestFailsAlone(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"InvalidParameterValue", "BatchRequestTooLong"} {
+		s := &sqsfake.Server{}
+		b := fakeBroker(t, s, sqs.Config{FIFO: true})
+		topic := unique()
+		sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+		s.Break(func(op string, before int) *sqsfake.Fault {
+			if op == "SendMessageBatch" && (before == 0 || before == 2) { // all three, and then the second alone
+				return &sqsfake.Fault{Status: http.StatusBadRequest, Code: code, Text: "no"}
+			}
+			return nil
+		})
+		err := b.Publish(within(t, patience), topic, message("k", 1), message("k", 2), message("k", 3))
+		batch, ok := errors.AsType[*messaging.BatchError](err)
+		if !ok || batch.Errs[0] != nil || batch.Errs[1] == nil || batch.Errs[2] != nil {
+			t.Errorf("Publish() with %s = %v, want an error of the second alone", code, err)
+		}
+		for _, want := range []string{"1", "3"} {
+			d := sub.receive()
+			if string(d.Payload) != want {
+				t.Errorf("message %s came where %s was next", d.Payload, want)
+			}
+			d.ack(t)
+		}
+	}
+}
