@@ -48,8 +48,9 @@ type Config struct {
 	// keep no order.
 	FIFO bool
 	// Prefix begins the names of all queues and topics, so that several systems share
-	// an account, such as "staging-". Up to 16 letters, digits and '-'. Default
-	// empty.
+	// an account, such as "staging-". Up to 16 letters, digits and '-'. No other
+	// system of the account may have a prefix, or without one a topic, that begins
+	// with it. Default empty.
 	Prefix string
 	// Source becomes the Source of published messages that have none. Default empty.
 	Source string

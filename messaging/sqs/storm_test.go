@@ -218,3 +218,47 @@ func TestCloseAtAnyMomentEndsAllGoroutines(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// Only what is given back comes again within the test.
+func TestASubscriptionThatEndsWhileMessagesComeKeepsNone(t *testing.T) {
+	t.Parallel()
+	const rounds = 8
+	for name, fifo := range map[string]bool{"standard": false, "FIFO": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &sqsfake.Server{}
+			b := fakeBroker(t, s, sqs.Config{FIFO: fifo, Visibility: time.Hour})
+			topic := unique()
+			sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+			left := map[string]bool{}
+			for n := range rounds {
+				a, c := message("k", 2*n), message("", 2*n+1)
+				left[a.ID], left[c.ID] = true, true
+				var sending sync.WaitGroup
+				sending.Go(func() { publish(t, b, topic, a, c) })
+				time.Sleep(rand.N(20 * time.Millisecond)) // the moment
+				sub.cancel()
+				ended := sub.done
+				for ended != nil {
+					select {
+					case d := <-sub.come:
+						delete(left, d.ID)
+						d.ack(t)
+					case <-ended:
+						ended = nil
+					}
+				}
+				sending.Wait()
+				if n < rounds-1 {
+					sub = subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+				}
+			}
+			sub = subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+			for len(left) > 0 {
+				d := sub.receive()
+				delete(left, d.ID)
+				d.ack(t)
+			}
+		})
+	}
+}
