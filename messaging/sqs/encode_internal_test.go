@@ -145,6 +145,9 @@ func TestFaultsAreToldApart(t *testing.T) {
 		{fault{code: "InvalidMessageContents", sender: true}, messaging.ErrInvalid},
 		{fault{code: "RequestThrottled", status: 400, sender: true}, nil},
 		{fault{code: "ThrottlingException", status: 400, sender: true}, nil},
+		{fault{code: "KMSThrottling", status: 400, sender: true}, nil},
+		{fault{code: "RequestTimeout", status: 400, sender: true}, nil},
+		{fault{code: "Unknown", status: 408, sender: true}, nil},
 		{fault{code: "InternalError"}, nil},
 		{fault{code: "Unknown", status: 503}, nil},
 	} {

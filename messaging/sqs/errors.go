@@ -62,8 +62,8 @@ func (f *fault) denied() bool {
 // busy reports that the service asks to come back later.
 func (f *fault) busy() bool {
 	return strings.Contains(f.code, "Throttl") || isOneOf(f.code, "RequestThrottled", "TooManyRequestsException", "SlowDown", "OverLimit", "ServiceUnavailable",
-		"InternalError", "InternalFailure", "InternalErrorException", "RequestLimitExceeded", "BandwidthLimitExceeded", "KMSThrottling", "ThrottledException") ||
-		f.status == http.StatusTooManyRequests || f.status >= 500
+		"InternalError", "InternalFailure", "InternalErrorException", "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete") ||
+		f.status == http.StatusTooManyRequests || f.status == http.StatusRequestTimeout || f.status >= 500
 }
 
 // absent reports that the queue or topic does not exist.
