@@ -13,7 +13,7 @@ func TestMain(m *testing.M) {
 	asked := false
 	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
 	if !asked {
-		_ = flag.Set("test.parallel", "96") // which exists
+		_ = flag.Set("test.parallel", "32") // which exists
 	}
 	os.Exit(m.Run())
 }
