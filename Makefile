@@ -15,7 +15,7 @@ test: ## Start the real services, run all tests with the race detector, then the
 
 .PHONY: chaos
 chaos: ## Break real servers, processes and networks in the long forms of the fault tests
-	PARLEY_SERVICES=rabbitmq,redis,postgres PARLEY_REQUIRE=rabbitmq,redis,postgres PARLEY_CHAOS=long go run ./internal/services/run -- \
+	PARLEY_SERVICES=rabbitmq,redis,postgres,kafka,elasticmq PARLEY_REQUIRE=rabbitmq,redis,postgres,kafka,elasticmq PARLEY_CHAOS=long go run ./internal/services/run -- \
 		go test -race -count=1 -v -timeout 60m ./internal/integration/faults ./internal/integration/idempotency
 
 .PHONY: services
@@ -48,5 +48,5 @@ alone: ## Check that every module is tidy, builds and passes its tests outside t
 
 .PHONY: bench
 bench: ## Compare with other libraries side by side; ONLY=breaker runs one package's rows
-	PARLEY_SERVICES=$${PARLEY_SERVICES:-$(if $(ONLY),$(or $(filter rabbitmq,$(ONLY)),$(if $(filter idempotency,$(ONLY)),redis),none),rabbitmq,redis)} \
+	PARLEY_SERVICES=$${PARLEY_SERVICES:-$(if $(ONLY),$(or $(filter rabbitmq kafka,$(ONLY)),$(if $(filter idempotency,$(ONLY)),redis),none),rabbitmq,redis,kafka)} \
 		go run ./internal/services/run -- sh -c 'cd internal/bench && GOWORK=off go run .'

@@ -39,28 +39,31 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	if l == nil || !l.Logger.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 12)
-	attrs = append(attrs,
+	// Made here, a record costs neither a search for the line of code that it comes
+	// from, which is always this one, nor a second slice.
+	now := time.Now()
+	line := slog.NewRecord(now, slog.LevelInfo, "request", 0)
+	line.AddAttrs(
 		slog.String("method", printable(r.Method, maxMethod)),
 		slog.String("route", r.Pattern),
 		slog.Int("status", x.finalStatus(whole)),
 		slog.Int64("bytes", x.written.Load()),
-		slog.Duration("duration", time.Since(x.started)),
+		slog.Duration("duration", now.Sub(x.started)),
 		slog.String("upstream", x.upstream),
 		slog.String("target", x.target),
 		slog.Int("attempts", x.attempts),
 		slog.String("request_id", x.id[0]),
 	)
 	if !whole {
-		attrs = append(attrs, slog.Bool("aborted", true))
+		line.AddAttrs(slog.Bool("aborted", true))
 	}
 	if x.fallback {
-		attrs = append(attrs, slog.Bool("fallback", true))
+		line.AddAttrs(slog.Bool("fallback", true))
 	}
 	if x.err != nil {
-		attrs = append(attrs, slog.String("err", printable(x.err.Error(), maxLogText)))
+		line.AddAttrs(slog.String("err", printable(x.err.Error(), maxLogText)))
 	}
-	l.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+	_ = l.Logger.Handler().Handle(r.Context(), line) // a log that fails stops no request
 }
 
 // finalStatus is what the client saw. A handler that writes nothing answers 200;

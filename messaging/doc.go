@@ -2,7 +2,8 @@
 // work while one of them is down: a message is published once confirmed, handled
 // at least once, retried with growing delays, and set aside with the reason when
 // nothing helps. The same code runs on every broker; package memory has one
-// inside the process, package rabbitmq one for RabbitMQ.
+// inside the process, and the packages rabbitmq, kafka and sqs are for what their
+// names say.
 //
 //	c, err := messaging.NewConsumer(broker, messaging.ConsumerConfig{})
 //	…

@@ -1,26 +1,41 @@
-// Command messaging publishes and handles three orders, on either broker.
+// Command messaging publishes and handles three orders, on any broker.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+
 	"github.com/parley-go/parley/messaging"
+	"github.com/parley-go/parley/messaging/kafka"
 	"github.com/parley-go/parley/messaging/memory"
 	"github.com/parley-go/parley/messaging/rabbitmq"
+	"github.com/parley-go/parley/messaging/sqs"
 )
 
-const server = "" // the line to change: "amqp://guest:guest@127.0.0.1:5672/"
+// The line to change: "amqp://guest:guest@127.0.0.1:5672/", "kafka://127.0.0.1:9092",
+// or "sqs://127.0.0.1:9324" of an ElasticMQ.
+const server = "memory"
 
 type order struct{ ID int }
 
 func open() (messaging.Broker, error) {
-	if server == "" {
-		return memory.New(memory.Config{})
+	switch scheme, at, _ := strings.Cut(server, "://"); scheme {
+	case "amqp":
+		return rabbitmq.New(rabbitmq.Config{URL: server})
+	case "kafka":
+		return kafka.New(kafka.Config{Seeds: []string{at}})
+	case "sqs":
+		return sqs.New(sqs.Config{FIFO: true, Client: awssqs.New(awssqs.Options{
+			BaseEndpoint: aws.String("http://" + at), Region: "us-east-1", Credentials: aws.AnonymousCredentials{},
+		})})
 	}
-	return rabbitmq.New(rabbitmq.Config{URL: server})
+	return memory.New(memory.Config{})
 }
 
 func main() {

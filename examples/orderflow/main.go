@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("orderflow", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it
 	addr := flags.String("addr", "127.0.0.1:8080", "address of the gateway, on loopback unless you say otherwise")
-	broker := flags.String("broker", "memory", "memory, or the URL of a RabbitMQ: amqp://USER:SECRET@HOST:PORT/")
+	broker := flags.String("broker", "memory", system.Brokers)
 	smtp := flags.String("smtp", "", "URL of a mail server, smtp://USER:SECRET@HOST (STARTTLS), smtps://… or smtp://localhost:PORT; default one in this process")
 	collector := flags.String("otlp", "", "URL of what takes traces as OTLP, such as http://127.0.0.1:4318 of Jaeger; default none")
 	scripted := flags.Bool("smoke", false, "place 200 orders by a script, print one JSON line of totals last, exit 0 if every invariant held")

@@ -86,6 +86,9 @@ func TestTheCommandsOfTheReadmeWorkWhenPasted(t *testing.T) {
 func TestABadFlagIsAnErrorThatSaysWhatToDo(t *testing.T) {
 	for args, want := range map[string]string{
 		"-broker=nats://localhost":  "amqp://USER:SECRET@HOST:PORT/",
+		"-broker=kafka://localhost": "host:port",
+		"-broker=sqs://10.0.0.1:80": "not on loopback",
+		"-broker=sqs://127.0.0.1":   "want sqs://127.0.0.1:PORT",
 		"-addr=127.0.0.1:http-ish":  "choose another address with -addr",
 		"-smoke -broker=amqp://%zz": "amqp://user:password@host",
 		"-smoke -addr=127.0.0.1:1":  "leave out -addr",

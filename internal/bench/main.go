@@ -8,7 +8,8 @@
 // ratios are to be trusted.
 //
 // Rows that need RabbitMQ run where PARLEY_RABBITMQ_URL says one is, those that need
-// Redis where PARLEY_REDIS_ADDR does; make bench starts them.
+// Redis where PARLEY_REDIS_ADDR does, those that need Kafka where PARLEY_KAFKA_ADDR
+// does; make bench starts them.
 package main
 
 import (
@@ -21,12 +22,19 @@ func main() { os.Exit(run()) }
 
 // run returns the exit code.
 func run() int {
+	if asServer(os.Args[1:]) {
+		return 0
+	}
+	overGateway, endGateway := gatewayRows()
+	defer endGateway()
 	inProcess, endMessaging := messagingRows()
 	defer endMessaging()
 	overRabbitMQ, endRabbitMQ := rabbitmqRows()
 	defer endRabbitMQ()
+	overKafka, endKafka := kafkaRows()
+	defer endKafka()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overKafka, overGateway} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

@@ -41,12 +41,20 @@ type row struct {
 	// race makes it a row of messages carried: the ratio is then ours to theirs in
 	// messages a second, and the more the better.
 	race bool
+	// oursTimed and themTimed, if set, are the sides of a race in place of ours and
+	// them.
+	oursTimed, themTimed timed
 	// least is the smallest such ratio that is ok. 0 only shows.
 	least float64
+	// own, if set, measures and prints the row instead.
+	own func(w io.Writer, r row) bool
 }
 
 // run measures r, prints its line and reports whether it is ok.
 func (r row) run(w io.Writer) bool {
+	if r.own != nil {
+		return r.own(w, r)
+	}
 	if r.race {
 		return r.throughput(w)
 	}

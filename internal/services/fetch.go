@@ -73,6 +73,24 @@ func fetchInto(ctx context.Context, name string, get func(ctx context.Context, f
 	return err
 }
 
+// buildInto builds a package of a module's version, and puts it into the cache as
+// name. `go install` refuses a module that replaces others, but `go build` inside of
+// it takes them as they are.
+func buildInto(ctx context.Context, name, module, version, pkg string) error {
+	return fetchInto(ctx, name, func(ctx context.Context, file string) error {
+		out, err := command(ctx, filepath.Dir(file), "go", "mod", "download", "-json", module+"@v"+version)
+		if err != nil {
+			return err
+		}
+		var m struct{ Dir string }
+		if err := json.Unmarshal([]byte(out), &m); err != nil {
+			return fmt.Errorf("go mod download: %w", err)
+		}
+		_, err = command(ctx, m.Dir, "go", "build", "-o", file, pkg)
+		return err
+	})
+}
+
 // command runs a program to its end in dir and returns what it prints. It lets
 // everybody else go first: meanwhile other servers start, which have a limit.
 func command(ctx context.Context, dir, name string, args ...string) (output string, err error) {

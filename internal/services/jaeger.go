@@ -2,11 +2,8 @@ package services
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -39,23 +36,9 @@ func findJaeger() (string, error) {
 	return cached("jaeger-" + jaegerVersion)
 }
 
-// fetchJaeger builds Jaeger from its module. `go install` refuses a module that
-// replaces others, but `go build` inside of it takes them as they are.
 func fetchJaeger(ctx context.Context, say func(string)) error {
 	say("jaeger: building version " + jaegerVersion + " from its source, which takes some minutes the first time")
-	return fetchInto(ctx, "jaeger-"+jaegerVersion, func(ctx context.Context, file string) error {
-		dir := filepath.Dir(file)
-		out, err := command(ctx, dir, "go", "mod", "download", "-json", "github.com/jaegertracing/jaeger@v"+jaegerVersion)
-		if err != nil {
-			return err
-		}
-		var module struct{ Dir string }
-		if err := json.Unmarshal([]byte(out), &module); err != nil {
-			return fmt.Errorf("go mod download: %w", err)
-		}
-		_, err = command(ctx, module.Dir, "go", "build", "-o", file, "./cmd/all-in-one")
-		return err
-	})
+	return buildInto(ctx, "jaeger-"+jaegerVersion, "github.com/jaegertracing/jaeger", jaegerVersion, "./cmd/all-in-one")
 }
 
 func launchJaeger(ctx context.Context, dir string, port int) ([]*process, error) {

@@ -21,7 +21,7 @@ func Kafka() Service {
 		Name:       "kafka",
 		Variable:   "PARLEY_KAFKA_ADDR",
 		Packages:   javaPackages(),
-		Python:     "python3-kafka",
+		Python:     []string{"python3-kafka", "python3-snappy"}, // what our clients send is compressed
 		Port:       9092,
 		advertises: true,
 		address:    func(hostport string) string { return hostport },
@@ -40,7 +40,26 @@ func fetchKafka(ctx context.Context, say func(string)) error {
 	return fetchJars(ctx, Kafka(), "kafka-"+kafkaVersion, "org.apache.kafka:kafka_2.13:"+kafkaVersion, say)
 }
 
+// KafkaBehind is a Kafka that sends its clients to another address than its own: that
+// of a proxy, which proxy returns for the server's address each time that a [Node]
+// starts. It is not one of [All]: the variable is that of Kafka.
+func KafkaBehind(proxy func(hostport string) (advertised string, err error)) Service {
+	s := Kafka()
+	s.launch = func(ctx context.Context, dir string, port int) ([]*process, error) {
+		advertised, err := proxy(loopback(port))
+		if err != nil {
+			return nil, err
+		}
+		return runKafka(ctx, dir, port, advertised)
+	}
+	return s
+}
+
 func launchKafka(ctx context.Context, dir string, port int) ([]*process, error) {
+	return runKafka(ctx, dir, port, loopback(port))
+}
+
+func runKafka(ctx context.Context, dir string, port int, advertised string) ([]*process, error) {
 	jars, err := findKafka()
 	if err != nil {
 		return nil, err
@@ -49,7 +68,7 @@ func launchKafka(ctx context.Context, dir string, port int) ([]*process, error) 
 	if err != nil {
 		return nil, err
 	}
-	conf, err := kafkaConf(ctx, dir, port)
+	conf, err := kafkaConf(ctx, dir, port, advertised)
 	if err != nil {
 		return nil, err
 	}
@@ -81,12 +100,12 @@ func launchKafka(ctx context.Context, dir string, port int) ([]*process, error) 
 }
 
 // kafkaConf writes the server's configuration below dir and returns its path.
-func kafkaConf(ctx context.Context, dir string, port int) (path string, err error) {
-	// Nobody remembers the controller's port: with voters that are set, only their
-	// numbers are stored.
-	controller := port
-	for controller == port {
-		if controller, err = freePort(ctx); err != nil {
+func kafkaConf(ctx context.Context, dir string, port int, advertised string) (path string, err error) {
+	// The broker and its controller speak to themselves at ports that nobody
+	// remembers: with voters that are set, only their numbers are stored.
+	internal := port
+	for internal == port || internal+1 == port {
+		if internal, err = freePorts(ctx, 2); err != nil {
 			return "", err
 		}
 	}
@@ -95,11 +114,12 @@ func kafkaConf(ctx context.Context, dir string, port int) (path string, err erro
 	const server = `process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@%[2]s
-listeners=PLAINTEXT://%[1]s,CONTROLLER://%[2]s
-advertised.listeners=PLAINTEXT://%[1]s
+listeners=PLAINTEXT://%[1]s,CONTROLLER://%[2]s,INTERNAL://%[3]s
+advertised.listeners=PLAINTEXT://%[4]s,INTERNAL://%[3]s
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs=%[3]s
+inter.broker.listener.name=INTERNAL
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT
+log.dirs=%[5]s
 auto.create.topics.enable=false
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
@@ -122,7 +142,7 @@ rootLogger.level=warn
 rootLogger.appenderRef.c.ref=C
 `
 	for name, text := range map[string]string{
-		"server.properties": fmt.Sprintf(server, loopback(port), loopback(controller), filepath.Join(dir, "data")),
+		"server.properties": fmt.Sprintf(server, loopback(port), loopback(internal), loopback(internal+1), advertised, filepath.Join(dir, "data")),
 		"log4j2.properties": log,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

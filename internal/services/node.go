@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,24 @@ func (n *Node) Stop(ctx context.Context) error {
 // Kill ends the server with SIGKILL, as a crash would, and returns when its
 // processes are gone. A server that is down already is left so.
 func (n *Node) Kill() error { return n.end((*process).kill) }
+
+// Pause freezes the server, as a machine does that hangs: its connections stay, and
+// nothing answers on them, until Resume or Kill. It fails when the server is down.
+func (n *Node) Pause() error { return n.signal(freeze) }
+
+// Resume lets a server go on that Pause has frozen. It fails when the server is down.
+func (n *Node) Resume() error { return n.signal(thaw) }
+
+func (n *Node) signal(one func(*os.Process) error) error {
+	if len(n.processes) == 0 {
+		return fmt.Errorf("services: %s is down: start it first", n.service.Name)
+	}
+	server := n.processes[len(n.processes)-1]
+	if err := one(server.cmd.Process); err != nil {
+		return fmt.Errorf("services: %s: %w", n.service.Name, err)
+	}
+	return nil
+}
 
 // Control runs the program by which the server is administered, against this
 // node, and returns what it prints:

@@ -3,8 +3,12 @@ package services
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,5 +185,72 @@ func TestRunStartsAndStopsARealServer(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("run() leaves %q, %v, want nothing", left, err)
+	}
+}
+
+func TestAPausedServerHangsUntilItIsResumed(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("a process can be frozen on Linux alone")
+	}
+	s := Redis()
+	installed(t, s)
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Kill() })
+	if err := n.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if version, err := s.hello(ctx, n.hostport()); err == nil {
+		t.Errorf("a paused server answers as %s, want nothing", version)
+	}
+	if err := n.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.hello(t.Context(), n.hostport()); err != nil {
+		t.Errorf("after Resume: %v", err)
+	}
+	if err := n.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Kill(); err != nil {
+		t.Errorf("Kill() of a paused server = %v, want nil", err)
+	}
+	if err := errors.Join(n.Pause(), n.Resume()); err == nil || strings.Count(err.Error(), "is down") != 2 {
+		t.Errorf("Pause() and Resume() of a node that is down = %v, want two errors", err)
+	}
+}
+
+func TestAKafkaSendsItsClientsToItsProxy(t *testing.T) {
+	t.Parallel()
+	installed(t, Kafka())
+	var asked []string
+	s := KafkaBehind(func(hostport string) (string, error) {
+		asked = append(asked, hostport)
+		return "localhost:1", nil
+	})
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Kill() })
+	if !slices.Equal(asked, []string{n.URL()}) {
+		t.Errorf("the proxy is asked for %q, want for %s once", asked, n.URL())
+	}
+	conn, err := net.Dial("tcp", n.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answer, err := askKafka(conn, conn, kafkaMetadata, kafkaMetadataVersion, []byte{0, 0, 0, 0})
+	if err != nil || !strings.Contains(string(answer), "\x00\x09localhost\x00\x00\x00\x01") {
+		t.Errorf("Kafka sends its clients to %q, %v, want to localhost:1", answer, err)
+	}
+	broken := KafkaBehind(func(string) (string, error) { return "", io.ErrClosedPipe })
+	if _, err := broken.Start(t.Context(), t.TempDir()); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("Start() = %v, want the error of the proxy", err)
 	}
 }

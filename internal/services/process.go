@@ -23,16 +23,20 @@ type program struct {
 	dir  string         // working directory
 	user string         // whom to run as; empty means ourselves
 	quit syscall.Signal // asks the program to end cleanly, also when we die
+
+	// orphans says that its children do not end when it is killed.
+	orphans bool
 }
 
 // A process is a server's process. It leads a process group, so that an
 // interrupt typed at the terminal does not reach it before its clients are done.
 type process struct {
-	cmd  *exec.Cmd
-	quit syscall.Signal
-	log  *tail
-	gone chan struct{} // closed when it and all that hold its output have ended
-	err  error         // how it ended; to be read after gone
+	cmd     *exec.Cmd
+	quit    syscall.Signal
+	orphans bool // as of the program
+	log     *tail
+	gone    chan struct{} // closed when it and all that hold its output have ended
+	err     error         // how it ended; to be read after gone
 }
 
 // start runs p, whose process outlives ctx.
@@ -41,7 +45,7 @@ func start(ctx context.Context, p program) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &process{quit: p.quit, log: new(tail), gone: make(chan struct{})}
+	x := &process{quit: p.quit, orphans: p.orphans, log: new(tail), gone: make(chan struct{})}
 	x.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.path, p.args...)
 	x.cmd.Env, x.cmd.Dir, x.cmd.SysProcAttr = p.env, p.dir, attr
 	// Not a file but a writer: os/exec then copies from a pipe, and Wait also
@@ -105,6 +109,14 @@ func (x *process) stop(ctx context.Context) error {
 
 // kill ends the process with SIGKILL and returns when it is gone.
 func (x *process) kill() error {
+	select {
+	case <-x.gone:
+		return nil // and its number may be another's by now
+	default:
+	}
+	if x.orphans {
+		killGroup(x.cmd.Process.Pid)
+	}
 	if err := x.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

@@ -11,13 +11,13 @@ import (
 )
 
 func TestAPythonClientIsOneThatTheInterpreterCanImport(t *testing.T) {
-	s := Service{Name: "x", Python: "python3-no_such_module"}
-	fakes(t, map[string]string{"python3": `[ "$1 $2" = "-c import no_such_module" ]`})
+	s := Service{Name: "x", Python: []string{"python3-no_such_module", "python3-codec"}}
+	fakes(t, map[string]string{"python3": `[ "$1 $2" = "-c import no_such_module, codec" ]`})
 	if path, err := s.PythonClient(t.Context()); err != nil || !strings.HasSuffix(path, "/python3") {
 		t.Errorf("PythonClient() = %q, %v, want the python3 of PATH", path, err)
 	}
 	fakes(t, map[string]string{"python3": "exit 1"})
-	if path, err := s.PythonClient(t.Context()); err == nil || !strings.Contains(err.Error(), "install python3-no_such_module") {
+	if path, err := s.PythonClient(t.Context()); err == nil || !strings.Contains(err.Error(), "install python3-no_such_module python3-codec") {
 		t.Errorf("PythonClient() = %q, %v, want an error that names the package", path, err)
 	}
 	if path, err := (Service{Name: "x"}).PythonClient(t.Context()); err == nil {
@@ -33,7 +33,7 @@ func TestAPythonClientIsOneThatTheInterpreterCanImport(t *testing.T) {
 func TestAPythonClientThatCannotBeHadIsSaidAndNoFault(t *testing.T) {
 	s := Redis()
 	fakes(t, nil) // not even apt-get
-	s.Python = "python3-no_such_module"
+	s.Python = []string{"python3-no_such_module"}
 	ways := []way{func(context.Context, Service, func(string)) (*found, error) { return new(found), nil }}
 	var said []string
 	t.Setenv(s.Variable, "")

@@ -22,9 +22,9 @@ type Service struct {
 	// Packages are the Debian packages that hold the server.
 	Packages []string
 
-	// Python is the Debian package of a Python client that tests drive against the
-	// server beside ours, "python3-" and the module's name. Empty means none.
-	Python string
+	// Python are the Debian packages of a Python client that tests drive against the
+	// server beside ours, "python3-" and a module's name each. nil means none.
+	Python []string
 
 	// Port is where such a server usually listens, in its container too.
 	Port int

@@ -22,6 +22,13 @@ func attributes(quit syscall.Signal, name string) (*syscall.SysProcAttr, error) 
 	return a, nil
 }
 
+// freeze stops a process where it is, and thaw lets it go on.
+func freeze(p *os.Process) error { return p.Signal(syscall.SIGSTOP) }
+func thaw(p *os.Process) error   { return p.Signal(syscall.SIGCONT) }
+
+// killGroup kills a process and its children.
+func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // they may have ended
+
 // giveTo makes the user of that name the owner of dir.
 func giveTo(name, dir string) error {
 	uid, gid, err := ids(name)

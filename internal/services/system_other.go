@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // attributes has nothing to add here: servers get an interrupt typed at the
@@ -19,6 +21,14 @@ func attributes(_ syscall.Signal, name string) (*syscall.SysProcAttr, error) {
 	return nil, nil
 }
 
+func freeze(*os.Process) error { return errFreeze }
+func thaw(*os.Process) error   { return errFreeze }
+
+var errFreeze = errors.New("a process cannot be frozen on this system")
+
+// killGroup has no group to kill here.
+func killGroup(int) {}
+
 func giveTo(string, string) error { return errRoot }
 
 var errRoot = errors.New("postgres does not run as root: run the tests as an ordinary user")
@@ -26,3 +36,6 @@ var errRoot = errors.New("postgres does not run as root: run the tests as an ord
 func install(_ context.Context, s Service, _ func(string)) error {
 	return fmt.Errorf("%s is not installed", strings.Join(s.Packages, " "))
 }
+
+// CPU cannot tell here what processes use.
+func (n *Node) CPU() (time.Duration, error) { return 0, errors.ErrUnsupported }

@@ -71,14 +71,8 @@ func running(ctx context.Context, s Service, _ func(string)) (*found, error) {
 // own is the way that runs the server's program, installed or fetched first where
 // needed.
 func own(ctx context.Context, s Service, say func(string)) (*found, error) {
-	if _, err := s.find(); err != nil {
-		fetch := s.fetch
-		if fetch == nil {
-			fetch = func(ctx context.Context, say func(string)) error { return install(ctx, s, say) }
-		}
-		if err := fetch(ctx, say); err != nil {
-			return nil, err
-		}
+	if err := s.provide(ctx, say); err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "parley-"+s.Name+"-")
 	if err != nil {
@@ -90,4 +84,15 @@ func own(ctx context.Context, s Service, say func(string)) (*found, error) {
 	}
 	stop := func(ctx context.Context) error { return errors.Join(n.Stop(ctx), os.RemoveAll(dir)) }
 	return &found{address: n.URL(), version: n.Version(), how: "ready", stop: stop}, nil
+}
+
+// provide installs or fetches the server's program where it is missing.
+func (s Service) provide(ctx context.Context, say func(string)) error {
+	if _, err := s.find(); err == nil {
+		return nil
+	}
+	if s.fetch != nil {
+		return s.fetch(ctx, say)
+	}
+	return install(ctx, s, say)
 }

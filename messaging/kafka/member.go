@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ const closeTimeout = 5 * time.Second
 // one at one time, so a partition that was assigned or resumed meanwhile waits for
 // as long.
 const fetchWait = 250 * time.Millisecond
+
+// patience is how long what is fetched may wait, of all partitions, for one that is
+// full to drain.
+const patience = 50 * time.Millisecond
 
 // A member is this process in a consumer group. The subscribers of the group in
 // the process are its seats: Kafka knows of one member, and what it is assigned
@@ -42,6 +47,7 @@ type member struct {
 	poll       *turn
 	committing chan struct{} // holds a token: one commit at a time
 	dirty      chan struct{} // told when there is something to commit
+	drained    chan struct{} // told when a partition that was full is not any more
 
 	pausing sync.Mutex // orders what is paused at the client; held for no I/O
 
@@ -66,7 +72,7 @@ func (b *Broker) newMember(t target, n names) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{
 		b: b, t: t, n: n, group: n.group, ctx: ctx, leave: cancel, done: make(chan struct{}), began: make(chan struct{}), poll: newTurn(),
-		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		committing: make(chan struct{}, 1), dirty: make(chan struct{}, 1), drained: make(chan struct{}, 1),
 		parts: map[partOf]*partition{}, hungry: map[*partition]struct{}{}, left: map[partOf]struct{}{}, idle: make(chan struct{}),
 		log: b.cfg.Logger.With(slog.String("topic", t.topic), slog.String("group", t.group)),
 	}
@@ -183,15 +189,43 @@ func (m *member) take() error {
 		})
 		m.mu.Unlock()
 		for _, p := range filled {
-			p.balance()
 			tell(p.wake)
 		}
 		stop()
 		if err := m.fault(fetches); err != nil {
 			return err
 		}
+		m.breathe(filled)
 	}
 	return nil
+}
+
+// breathe lets partitions that have become full drain, and pauses those that do not
+// within a moment. A pause is for the slow alone: the fetch that is under way when it
+// ends no longer asks for the partition, and may wait for fetchWait at the broker, in
+// which a quick consumer would have handled many times what the partition may hold.
+func (m *member) breathe(filled []*partition) {
+	moment := time.NewTimer(patience)
+	defer moment.Stop()
+	for m.anyFull(filled) {
+		select {
+		case <-m.drained:
+			continue
+		case <-moment.C:
+		case <-m.ctx.Done():
+		case <-m.b.closing:
+		}
+		break
+	}
+	for _, p := range filled {
+		p.balance()
+	}
+}
+
+func (m *member) anyFull(parts []*partition) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.stopping })
 }
 
 // fault returns an error for which it is pointless to go on.

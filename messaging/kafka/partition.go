@@ -131,6 +131,7 @@ func (p *partition) work() {
 		p.m.mu.Unlock()
 		if drained {
 			p.balance()
+			tell(p.m.drained)
 		}
 		switch {
 		case h != nil:

@@ -3,6 +3,7 @@ package smoke_test
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 
@@ -31,27 +32,34 @@ func TestInvariantsHoldThroughAnOutageOfInventory(t *testing.T) {
 	check(t, system.Config{})
 }
 
+// Not the topic of a flow that may be running beside the tests.
+const topic = "orders-smoke"
+
 func TestInvariantsHoldOverRabbitMQ(t *testing.T) {
-	// Not the topic of a flow that may be running beside the tests.
-	check(t, system.Config{Broker: need.Address(t, services.RabbitMQ()), Topic: "orders-smoke"})
+	check(t, system.Config{Broker: need.Address(t, services.RabbitMQ()), Topic: topic})
 }
 
+func TestInvariantsHoldOverKafka(t *testing.T) {
+	check(t, system.Config{Broker: "kafka://" + need.Address(t, services.Kafka()), Topic: topic})
+}
+
+func TestInvariantsHoldOverSQS(t *testing.T) {
+	check(t, system.Config{Broker: "sqs" + strings.TrimPrefix(need.Address(t, services.SQS()), "http"), Topic: topic})
+}
+
+// SQS has no such test: ElasticMQ keeps nothing over a restart.
 func TestInvariantsHoldWhenTheBrokerGoesAndComesBack(t *testing.T) {
-	need.Address(t, services.RabbitMQ()) // that it may be used at all: this test restarts one of its own
+	t.Run("RabbitMQ", func(t *testing.T) { restarts(t, need.Node(t, services.RabbitMQ()), "") })
+	t.Run("Kafka", func(t *testing.T) { restarts(t, need.Node(t, services.Kafka()), "kafka://") })
+}
+
+func restarts(t *testing.T, node *services.Node, scheme string) {
 	ctx := context.WithoutCancel(t.Context())
-	node, err := services.RabbitMQ().Start(ctx, t.TempDir())
-	if err != nil {
-		need.Missing(t, services.RabbitMQ(), "no RabbitMQ of its own can be started: "+err.Error())
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	broker := scheme + node.URL()
 	// The first run declares the queues. RabbitMQ 3.10 does not yet have a quorum
 	// queue safe on disk in its first moments: killed then, it comes back with a
 	// queue that has no leader and never answers.
-	check(t, system.Config{Broker: node.URL()})
+	check(t, system.Config{Broker: broker})
 
 	for name, end := range map[string]func() error{
 		"stopped": func() error { return node.Stop(ctx) },
@@ -69,7 +77,7 @@ func TestInvariantsHoldWhenTheBrokerGoesAndComesBack(t *testing.T) {
 			}
 			// The broker goes when the breaker opens, which is in the middle of
 			// the script.
-			check(t, system.Config{Broker: node.URL(), OnBreaker: func(breaker.Change) { once.Do(func() { go restart() }) }})
+			check(t, system.Config{Broker: broker, OnBreaker: func(breaker.Change) { once.Do(func() { go restart() }) }})
 			if err := <-restarted; err != nil {
 				t.Error(err)
 			}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -26,8 +25,6 @@ import (
 	"github.com/parley-go/parley/examples/orderflow/user"
 	"github.com/parley-go/parley/idempotency"
 	"github.com/parley-go/parley/messaging"
-	"github.com/parley-go/parley/messaging/memory"
-	"github.com/parley-go/parley/messaging/rabbitmq"
 	"github.com/parley-go/parley/tracing"
 )
 
@@ -36,8 +33,7 @@ import (
 type Config struct {
 	// Addr is the address of the gateway. Default 127.0.0.1:0, a free port.
 	Addr string
-	// Broker is "memory" or the URL of a RabbitMQ, amqp://… or amqps://….
-	// Default memory.
+	// Broker is one of [Brokers]. Default memory.
 	Broker string
 	// Topic is where orders are announced. Default "orders".
 	Topic string
@@ -290,16 +286,6 @@ func (s *System) listen(addrs ...string) ([]socket, error) {
 		all = append(all, socket{l, "http://" + l.Addr().String()})
 	}
 	return all, nil
-}
-
-func openBroker(cfg Config) (messaging.Broker, error) {
-	switch scheme, _, _ := strings.Cut(cfg.Broker, ":"); scheme {
-	case "memory":
-		return memory.New(memory.Config{})
-	case "amqp", "amqps":
-		return rabbitmq.New(rabbitmq.Config{URL: cfg.Broker, Logger: cfg.Logger})
-	}
-	return nil, errors.New("unknown broker: want memory, amqp://USER:SECRET@HOST:PORT/ or amqps://…")
 }
 
 func newGuard(m idempotency.MemoryConfig, c idempotency.Config) (*idempotency.Guard, error) {

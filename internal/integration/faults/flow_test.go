@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/parley-go/parley/messaging"
-	"github.com/parley-go/parley/messaging/rabbitmq"
 )
 
 // The types of the messages of a flow say how its handlers treat them.
@@ -28,7 +27,19 @@ const soon = 100 * time.Millisecond
 // errTry is what a handler fails with.
 var errTry = errors.New("not this time")
 
+// A server is the kind of broker that a flow goes over.
+type server interface {
+	// open returns a Broker of the flow that is closed when the test ends.
+	open(f *flow, name string) messaging.Broker
+	// dead calls more with the IDs of the group's dead letters, which stay there, and
+	// with "" from time to time, until it reports false or patience ends.
+	dead(g *group, more func(id string) bool)
+	// empty waits until nothing of the group's is left but its dead letters.
+	empty(g *group)
+}
+
 type flowConfig struct {
+	server    server        // default RabbitMQ
 	url       string        // of the node
 	via       string        // address that the Brokers use in place of the node's
 	late      time.Duration // delay of the second rung; default 10s
@@ -43,7 +54,7 @@ type flow struct {
 	t     testing.TB
 	cfg   flowConfig
 	topic string
-	out   *rabbitmq.Broker
+	out   messaging.Broker
 	began time.Time
 
 	mu        sync.Mutex
@@ -60,19 +71,13 @@ func newFlow(t testing.TB, cfg flowConfig) *flow {
 	cfg.later = cmp.Or(cfg.later, 20*time.Second)
 	cfg.heartbeat = cmp.Or(cfg.heartbeat, 2*time.Second)
 	cfg.via = cmp.Or(cfg.via, cfg.url)
+	if cfg.server == nil {
+		cfg.server = rabbit{}
+	}
 	f := &flow{t: t, cfg: cfg, topic: unique("t"), began: time.Now(), uncertain: map[string]bool{}}
 	f.changed = sync.NewCond(&f.mu)
-	f.out = f.broker("publisher")
+	f.out = cfg.server.open(f, "publisher")
 	return f
-}
-
-// broker returns a Broker that is closed when the test ends.
-func (f *flow) broker(name string) *rabbitmq.Broker {
-	f.t.Helper()
-	return newBroker(f.t, rabbitmq.Config{
-		URL: f.cfg.via, Source: f.topic + "/" + name, Heartbeat: f.cfg.heartbeat,
-		RetryDelays: []time.Duration{soon, f.cfg.late, f.cfg.later},
-	})
 }
 
 // await waits until ok, which is called with mu held, reports true.
@@ -223,5 +228,3 @@ func (f *flow) reach(n int) {
 		f.t.FailNow()
 	}
 }
-
-func (f *flow) admin() admin { return admin{f.t, f.cfg.url} }

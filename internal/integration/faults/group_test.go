@@ -3,21 +3,19 @@ package faults
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"testing"
 	"time"
 
 	"github.com/parley-go/parley/messaging"
-	"github.com/parley-go/parley/messaging/rabbitmq"
 )
 
 // A group is a Consumer of a flow, and the record of what came to it.
 type group struct {
 	*flow
 	name   string
-	broker *rabbitmq.Broker
+	broker messaging.Broker
 
 	received map[string]int  // calls of the handler by ID; guarded by flow.mu
 	handled  map[string]bool // the handler returned nil; guarded by flow.mu
@@ -38,7 +36,7 @@ type groupConfig struct {
 const concurrency = 32
 
 func (f *flow) group(name string) *group {
-	return &group{flow: f, name: name, broker: f.broker(name), received: map[string]int{}, handled: map[string]bool{}, poisoned: map[string]bool{}}
+	return &group{flow: f, name: name, broker: f.cfg.server.open(f, name), received: map[string]int{}, handled: map[string]bool{}, poisoned: map[string]bool{}}
 }
 
 // start runs a Consumer of the group and returns when it is ready. Stop ends it
@@ -158,9 +156,7 @@ func (g *group) verify() {
 	g.t.Helper()
 	g.catchUp()
 	dead := g.deadLetters()
-	for _, queue := range []string{g.queue(), g.rung(soon), g.rung(g.cfg.late), g.rung(g.cfg.later)} {
-		eventually(g.t, patience, queue+" is empty", func() bool { return g.admin().count(queue) == 0 })
-	}
+	g.cfg.server.empty(g)
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -209,7 +205,7 @@ func (g *group) verify() {
 func (g *group) deadLetters() map[string]bool {
 	g.t.Helper()
 	dead, done := map[string]bool{}, 0
-	g.admin().read(g.queue()+".dlq", func(id string) (more bool) {
+	g.cfg.server.dead(g, func(id string) (more bool) {
 		if id != "" {
 			dead[id] = true
 		}
@@ -221,10 +217,4 @@ func (g *group) deadLetters() map[string]bool {
 		return done < len(g.confirmed)
 	})
 	return dead
-}
-
-func (g *group) queue() string { return g.topic + "." + g.name }
-
-func (g *group) rung(d time.Duration) string {
-	return fmt.Sprintf("%s.retry.%d", g.queue(), d.Milliseconds())
 }

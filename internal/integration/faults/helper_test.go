@@ -10,11 +10,8 @@ import (
 	"testing"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/parley-go/parley/internal/netfault"
-	"github.com/parley-go/parley/internal/services"
-	"github.com/parley-go/parley/messaging/rabbitmq"
+	"github.com/parley-go/parley/messaging"
 )
 
 // long reports whether the long forms are asked for.
@@ -84,16 +81,9 @@ func unique(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(b[:])
 }
 
-// newBroker returns a Broker that is closed when the test ends.
-func newBroker(t testing.TB, c rabbitmq.Config) *rabbitmq.Broker {
+// closed closes b when the test ends.
+func closed[B messaging.Broker](t testing.TB, b B) B {
 	t.Helper()
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	}
-	b, err := rabbitmq.New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -102,6 +92,11 @@ func newBroker(t testing.TB, c rabbitmq.Config) *rabbitmq.Broker {
 		}
 	})
 	return b
+}
+
+// logged returns a Logger whose warnings are the test's.
+func logged(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // proxied returns a proxy to the server at the URL, and the URL through it.
@@ -121,79 +116,9 @@ func parse(t testing.TB, at string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(at)
 	if err != nil {
-		t.Fatal("the address of RabbitMQ is not a URL")
+		t.Fatal("the address of the server is not a URL")
 	}
 	return u
-}
-
-// An admin looks at a server, and changes it, behind the Brokers' backs. It
-// connects for each request, since the server comes and goes.
-type admin struct {
-	t   testing.TB
-	url string
-}
-
-// do runs f on a channel.
-func (a admin) do(f func(*amqp.Channel) error) error {
-	a.t.Helper()
-	c, err := amqp.Dial(a.url)
-	if err != nil {
-		a.t.Fatalf("connect to RabbitMQ: %v", err)
-	}
-	defer c.Close()
-	ch, err := c.Channel()
-	if err != nil {
-		a.t.Fatalf("open a channel: %v", err)
-	}
-	return f(ch)
-}
-
-// must is do for what cannot fail.
-func (a admin) must(f func(*amqp.Channel) error) {
-	a.t.Helper()
-	if err := a.do(f); err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-// count returns how many messages are ready in a queue.
-func (a admin) count(queue string) (n int) {
-	a.t.Helper()
-	a.must(func(ch *amqp.Channel) error {
-		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-		n = q.Messages
-		return err
-	})
-	return n
-}
-
-// read calls more with the message IDs of a queue, which stay there, and with ""
-// from time to time, until it reports false or patience ends.
-func (a admin) read(queue string, more func(id string) bool) {
-	a.t.Helper()
-	a.must(func(ch *amqp.Channel) error {
-		deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
-		if err != nil {
-			return err
-		}
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		limit := time.After(patience)
-		for more("") {
-			select {
-			case d, ok := <-deliveries:
-				if !ok {
-					a.t.Errorf("the consumer of %s was closed", queue)
-					return nil
-				}
-				more(d.MessageId)
-			case <-tick.C:
-			case <-limit:
-				return nil
-			}
-		}
-		return nil
-	})
 }
 
 func must(t testing.TB, err error) {
@@ -201,12 +126,4 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// control administers a node.
-func control(t testing.TB, n *services.Node, args ...string) string {
-	t.Helper()
-	out, err := n.Control(within(t, patience), args...)
-	must(t, err)
-	return out
 }

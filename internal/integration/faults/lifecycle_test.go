@@ -60,8 +60,8 @@ func stopped(g *group, drain time.Duration, release func(stopped func() int)) (c
 	return causes, time.Since(began), err
 }
 
-func shutdown(t *testing.T, node *services.Node) {
-	f := newFlow(t, flowConfig{url: node.URL()})
+func shutdown(t *testing.T, at flowConfig) {
+	f := newFlow(t, at)
 	g := f.group("g")
 	causes, took, err := stopped(g, 30*time.Second, func(cut func() int) {
 		pause(t.Context(), size(2*time.Second, 20*time.Second)) // the time that handlers take is theirs
@@ -90,8 +90,8 @@ func shutdown(t *testing.T, node *services.Node) {
 	})
 }
 
-func drainTimeout(t *testing.T, node *services.Node) {
-	f := newFlow(t, flowConfig{url: node.URL()})
+func drainTimeout(t *testing.T, at flowConfig) {
+	f := newFlow(t, at)
 	g := f.group("g")
 	const drain = time.Second
 	causes, took, err := stopped(g, drain, func(cut func() int) {
@@ -110,14 +110,29 @@ func drainTimeout(t *testing.T, node *services.Node) {
 	must(t, stop())
 }
 
-// cycles counts the goroutines that 100 Brokers and Consumers start, by a label
-// that goroutines inherit, and their connections by name.
+// cycles also counts connections, by their name.
 func cycles(t *testing.T, node *services.Node) {
-	const workers, rounds = 5, 20
 	label := unique("cycles")
 	connections := func() int {
 		return strings.Count(control(t, node, "list_connections", "client_properties"), label)
 	}
+	cfg := rabbitmq.Config{URL: node.URL(), Source: label}
+	// One that stays until it is seen shows that they can be: the others may come and
+	// go between two looks.
+	b := newBroker(t, cfg)
+	if err := b.Publish(within(t, patience), label, messaging.NewMessage(fine, nil)); !errors.Is(err, messaging.ErrUnroutable) {
+		t.Errorf("Publish() to nobody = %v, want ErrUnroutable", err)
+	}
+	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
+	must(t, b.Close(within(t, patience)))
+	goroutines(t, label, 20, func() (messaging.Broker, error) { return rabbitmq.New(cfg) })
+	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
+}
+
+// goroutines counts those that Brokers and Consumers start, from their beginning to
+// their end, five times rounds of them: by a label that goroutines inherit.
+func goroutines(t *testing.T, label string, rounds int, open func() (messaging.Broker, error)) {
+	const workers = 5
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	seen := 0 // goroutines, at most
@@ -125,7 +140,7 @@ func cycles(t *testing.T, node *services.Node) {
 		running.Go(func() {
 			pprof.Do(t.Context(), pprof.Labels("test", label), func(ctx context.Context) {
 				for range rounds {
-					if err := cycle(ctx, node.URL(), label, fmt.Sprint(label, "-", w)); err != nil {
+					if err := cycle(ctx, open, fmt.Sprint(label, "-", w)); err != nil {
 						t.Error(err)
 						return
 					}
@@ -136,15 +151,13 @@ func cycles(t *testing.T, node *services.Node) {
 			})
 		})
 	}
-	eventually(t, patience, "connections are seen at the broker", func() bool { return connections() > 0 })
 	running.Wait()
-	// amqp091's own goroutines end a moment after the connection.
+	// Those of the clients beneath end a moment after their connections.
 	left := 0
 	eventually(t, time.Minute, "all goroutines have ended", func() bool {
 		left = labelled(t, label)
 		return left == 0
 	})
-	eventually(t, time.Minute, "all connections are gone", func() bool { return connections() == 0 })
 	t.Logf("%d cycles: at most %d goroutines at one time, %d left", workers*rounds, seen, left)
 	if seen <= workers { // which carry the label themselves
 		t.Error("no goroutine was seen: they are not counted")
@@ -152,10 +165,10 @@ func cycles(t *testing.T, node *services.Node) {
 }
 
 // cycle has a Consumer receive one message, from its Broker's beginning to end.
-func cycle(ctx context.Context, url, name, topic string) error {
+func cycle(ctx context.Context, open func() (messaging.Broker, error), topic string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	b, err := rabbitmq.New(rabbitmq.Config{URL: url, Source: name})
+	b, err := open()
 	if err != nil {
 		return err
 	}

@@ -21,18 +21,24 @@ const inFlight = 50
 func network(fault func(*flow, *netfault.Proxy)) func(*testing.T, *services.Node) {
 	return func(t *testing.T, node *services.Node) {
 		p, via := proxied(t, node.URL())
-		f := newFlow(t, flowConfig{url: node.URL(), via: via, heartbeat: time.Second})
-		g := f.group("g")
-		stop := g.start(groupConfig{})
-		healed := make(chan struct{})
-		wait := f.publish(load{n: size(1000, 10_000), publishers: 8, pace: 40 * time.Millisecond, until: healed})
-		f.reach(200)
-		fault(f, p)
-		close(healed)
-		wait()
-		g.verify()
-		must(t, stop())
+		broken(t, p, fault, size(1000, 10_000), flowConfig{url: node.URL(), via: via, heartbeat: time.Second})
 	}
+}
+
+// broken runs a flow of n messages, whose way to its server has a fault in the middle
+// of it.
+func broken(t *testing.T, p *netfault.Proxy, fault func(*flow, *netfault.Proxy), n int, cfg flowConfig) {
+	f := newFlow(t, cfg)
+	g := f.group("g")
+	stop := g.start(groupConfig{})
+	healed := make(chan struct{})
+	wait := f.publish(load{n: n, publishers: 8, pace: 40 * time.Millisecond, until: healed})
+	f.reach(200)
+	fault(f, p)
+	close(healed)
+	wait()
+	g.verify()
+	must(t, stop())
 }
 
 func cuts(f *flow, p *netfault.Proxy) {

@@ -34,8 +34,8 @@ func TestNothingIsLostThoughTheBrokerIsInTrouble(t *testing.T) {
 			{"when arguments conflict, which is told at once", conflicts},
 			{"when the password is wrong, which is told at once", wrongPassword},
 			{"when permissions are revoked and granted again", permissions},
-			{"when a consumer with 50 running handlers stops", shutdown},
-			{"when handlers outlast the drain timeout", drainTimeout},
+			{"when a consumer with 50 running handlers stops", on(shutdown)},
+			{"when handlers outlast the drain timeout", on(drainTimeout)},
 			{"and no goroutine or connection is left over 100 cycles", cycles},
 		} {
 			room <- struct{}{}
@@ -51,4 +51,9 @@ func TestNothingIsLostThoughTheBrokerIsInTrouble(t *testing.T) {
 	} {
 		t.Run(f.name, func(t *testing.T) { f.run(t, node) })
 	}
+}
+
+// on runs a test of any server on a RabbitMQ.
+func on(test func(*testing.T, flowConfig)) func(*testing.T, *services.Node) {
+	return func(t *testing.T, node *services.Node) { test(t, flowConfig{url: node.URL()}) }
 }

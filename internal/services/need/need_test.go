@@ -42,7 +42,7 @@ func TestAMissingServiceSkipsUnlessItIsRequired(t *testing.T) {
 func TestAMissingPythonClientSkipsUnlessItIsRequired(t *testing.T) {
 	t.Setenv(services.UseVariable, "")
 	s := services.Kafka()
-	s.Python = "python3-no_such_module"
+	s.Python = []string{"python3-no_such_module"}
 	for required, fails := range map[string]bool{"": false, "kafka": true} {
 		t.Setenv("PARLEY_REQUIRE", required)
 		r := &recorder{TB: t}
@@ -50,7 +50,7 @@ func TestAMissingPythonClientSkipsUnlessItIsRequired(t *testing.T) {
 			t.Errorf("PARLEY_REQUIRE=%q: Python() = %q, failed %v, skipped %v; want failed %v", required, got, r.failed, r.skipped, fails)
 		}
 	}
-	s.Python = "python3-json" // which is there wherever Python is
+	s.Python = []string{"python3-json"} // which is there wherever Python is
 	if _, err := exec.LookPath("python3"); err == nil && need.Python(t, s) == "" {
 		t.Error("Python() = \"\", want an interpreter")
 	}

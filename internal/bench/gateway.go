@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/parley-go/parley/internal/services"
+)
+
+const (
+	// turns is how often each proxy comes; the median of the ratios counts.
+	turns = 11
+	// requests is how many each of them then forwards.
+	requests = 10_000
+)
+
+// gatewayRows compare what a request costs: in the process of a proxy between
+// clients and a service, and in the handler alone.
+func gatewayRows() ([]row, func()) {
+	if !wanted("gateway/") {
+		return nil, func() {}
+	}
+	f := newField()
+	rows := []row{
+		{name: "gateway/forward_everything_on", peer: "reverseproxy", most: 1.10},
+		{name: "gateway/forward_everything_on", peer: "caddy", most: .65},
+		{name: "gateway/forward_everything_on", peer: "nginx"},
+		{name: "gateway/forward_everything_on", peer: "haproxy"},
+		{name: "gateway/forward_everything_on", peer: "reverseproxy_log"},
+		{name: "gateway/forward_no_log", peer: "reverseproxy"},
+		{name: "gateway/forward_plain", peer: "reverseproxy"},
+	}
+	process := map[string]string{
+		"gateway/forward_everything_on": "gateway", "gateway/forward_no_log": "gateway_no_log", "gateway/forward_plain": "gateway_plain",
+	}
+	for i := range rows {
+		ours := process[rows[i].name]
+		rows[i].own = func(w io.Writer, r row) bool { return f.show(w, r, ours) }
+	}
+	them := handler(reverseProxy("http://127.0.0.1:1", canned{}))
+	return append(rows,
+		row{name: "gateway/handler_plain", ours: handler(nothingOn("http://127.0.0.1:1", alwaysCanned)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
+		row{name: "gateway/handler_everything_on", ours: handler(everythingOn("http://127.0.0.1:1", alwaysCanned, true)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
+	), f.end
+}
+
+// A field is the proxies that stand side by side before one backend.
+type field struct {
+	nodes map[string]*services.Node
+	order []string
+	cost  map[string][]float64 // nanoseconds of processor time a request, one for each turn
+	ends  []func()
+}
+
+// newField starts the backend and every proxy that can be had.
+func newField() *field {
+	f := &field{nodes: map[string]*services.Node{}, cost: map[string][]float64{}}
+	ctx := context.Background()
+	self := must(os.Executable())
+	dir := must(os.MkdirTemp("", "parley-bench-"))
+	f.ends = append(f.ends, func() { _ = os.RemoveAll(dir) })
+	start := func(s services.Service) (*services.Node, error) {
+		if err := s.Install(ctx, func(line string) { fmt.Fprintln(os.Stderr, line) }); err != nil {
+			return nil, err
+		}
+		home := filepath.Join(dir, s.Name)
+		check(os.Mkdir(home, 0o755))
+		n, err := s.Start(ctx, home)
+		if err == nil {
+			f.ends = append(f.ends, func() { _ = n.Kill() })
+		}
+		return n, err
+	}
+	own := func(role, backend string) services.Service {
+		return services.Program(role, self, "serve", role, backend)
+	}
+	backend := must(start(own("backend", ""))).URL()
+	for _, s := range []services.Service{
+		own("gateway", backend), own("reverseproxy", backend), services.Caddy(backend),
+		own("gateway_no_log", backend), own("reverseproxy_log", backend), services.Nginx(backend), services.HAProxy(backend),
+		own("gateway_plain", backend),
+	} {
+		n, err := start(s)
+		if err != nil {
+			fmt.Printf("gateway/: nothing to compare with %s: %v\n", s.Name, err)
+			continue
+		}
+		f.nodes[s.Name], f.order = n, append(f.order, s.Name)
+	}
+	return f
+}
+
+// end stops what was started, the backend last.
+func (f *field) end() {
+	for _, end := range slices.Backward(f.ends) {
+		end()
+	}
+}
+
+// measure has all proxies forward in turn, each time beginning with another one.
+func (f *field) measure() {
+	for _, name := range f.order {
+		check(load(f.nodes[name].URL(), requests/4)) // warm up
+	}
+	for turn := range turns {
+		for i := range f.order {
+			name := f.order[(turn+i)%len(f.order)]
+			n := f.nodes[name]
+			before := must(n.CPU())
+			check(load(n.URL(), requests))
+			f.cost[name] = append(f.cost[name], float64(must(n.CPU())-before)/requests)
+		}
+	}
+}
+
+// show prints the row of ours and its peer, and reports whether it is ok.
+func (f *field) show(w io.Writer, r row, ours string) bool {
+	if len(f.cost) == 0 {
+		f.measure()
+	}
+	our, their := f.cost[ours], f.cost[r.peer]
+	if their == nil {
+		return true // the reason stands above
+	}
+	ratios := make([]float64, len(our))
+	for i := range our {
+		ratios[i] = our[i] / their[i]
+	}
+	verdict, target := "ok", "-"
+	if r.most > 0 {
+		target = fmt.Sprintf("%.2f", r.most)
+		if median(ratios) > r.most {
+			verdict = "MISS"
+		}
+	}
+	fmt.Fprintf(w, "%-34s %8.0fns  %s=%.0fns  ratio %.3f (%.3f to %.3f)  target %s  %s\n", r.name, median(our), r.peer, median(their),
+		median(ratios), slices.Min(ratios), slices.Max(ratios), target, verdict)
+	return verdict == "ok"
+}
+
+// canned is an upstream that answers at once, as order does.
+type canned struct{}
+
+func (canned) RoundTrip(req *http.Request) (*http.Response, error) {
+	return &http.Response{
+		StatusCode: http.StatusOK, Request: req, ContentLength: int64(len(kilobyte)),
+		Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {"1024"}, "Cache-Control": {"no-store"}, "Etag": {`"33a64df5"`}},
+		Body:   io.NopCloser(bytes.NewReader(kilobyte)),
+	}, nil
+}
+
+func alwaysCanned(http.RoundTripper) http.RoundTripper { return canned{} }
+
+// answering is what the rows of a handler pay anyway: the answer, and a header for
+// it to be copied into.
+func answering(n int) {
+	req := must(http.ReadRequest(bufio.NewReader(strings.NewReader(ask))))
+	for range n {
+		w := &void{h: make(http.Header)}
+		resp := must(canned{}.RoundTrip(req))
+		maps.Copy(w.h, resp.Header)
+		_ = resp.Body.Close()
+	}
+}
+
+// handler serves the request of the clients, over and over.
+func handler(h http.Handler) loop {
+	req := must(http.ReadRequest(bufio.NewReader(strings.NewReader(ask))))
+	req.RemoteAddr = "192.0.2.1:4711"
+	ctx, cancel := context.WithCancel(context.Background()) // as that of a server's request
+	_ = cancel
+	return func(n int) {
+		for range n {
+			h.ServeHTTP(&void{h: make(http.Header)}, req.WithContext(ctx))
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// connections is how many clients wait for their answers at once.
+	connections = 64
+	// loadCap bounds how long one side of a round may take.
+	loadCap = time.Minute
+)
+
+// ask is the request of every client: what a browser or an SDK sends with one.
+const ask = "GET /v1/orders/7 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n" +
+	"Accept-Encoding: gzip\r\nAuthorization: Bearer 0123456789abcdef\r\nCache-Control: no-cache\r\n\r\n"
+
+// load sends n requests to addr, from connections that are kept. Every answer is
+// read and has to be that of the backend.
+func load(addr string, n int) error {
+	var left atomic.Int64
+	left.Store(int64(n))
+	errs := make([]error, connections)
+	var clients sync.WaitGroup
+	for i := range connections {
+		clients.Go(func() { errs[i] = client(addr, &left) })
+	}
+	clients.Wait()
+	return errors.Join(errs...)
+}
+
+// client sends one request after the other for as long as there are some left.
+func client(addr string, left *atomic.Int64) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(loadCap))
+	request, answer := []byte(ask), bufio.NewReader(c)
+	for left.Add(-1) >= 0 {
+		if _, err := c.Write(request); err != nil {
+			return err
+		}
+		if err := skip(answer); err != nil {
+			return fmt.Errorf("%s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// skip reads one answer. It does as little as it can, since client and proxy share
+// the machine.
+func skip(r *bufio.Reader) error {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
+		return fmt.Errorf("answer %q", line)
+	}
+	length := -1
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		if bytes.EqualFold(name, []byte("Content-Length")) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return err
+			}
+		}
+	}
+	if length != len(kilobyte) {
+		return fmt.Errorf("an answer of %d bytes, want %d", length, len(kilobyte))
+	}
+	_, err = r.Discard(length)
+	return err
+}
