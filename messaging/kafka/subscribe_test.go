@@ -104,7 +104,7 @@ func TestTheCommitAdvancesOnlyOnceThePrefixIsDone(t *testing.T) {
 	eventually(t, "a commit", func() bool {
 		offsets, err := adm.FetchOffsets(within(t, patience), topic+".g")
 		at, _ := offsets.Lookup(topic, 0)
-		return err == nil && strings.HasPrefix(at.Metadata, "parley1o:") && len(at.Metadata) > len("parley1o:")
+		return err == nil && strings.HasPrefix(at.Metadata, "parley1o:0:") && len(at.Metadata) > len("parley1o:0:")
 	})
 	if got := committed(t, adm, topic+".g", topic, 0); got != 0 {
 		t.Errorf("offset %d is committed while the first record is not settled, want 0", got)

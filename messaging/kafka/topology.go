@@ -258,7 +258,7 @@ func (b *Broker) place(ctx context.Context, adm *kadm.Client, n names, known boo
 	}
 	place := kadm.Offsets{}
 	ends.Each(func(at kadm.ListedOffset) {
-		place.Add(kadm.Offset{Topic: at.Topic, Partition: at.Partition, At: at.Offset, LeaderEpoch: at.LeaderEpoch, Metadata: metaClean})
+		place.Add(kadm.Offset{Topic: at.Topic, Partition: at.Partition, At: at.Offset, LeaderEpoch: at.LeaderEpoch, Metadata: metaPrefix(at.Offset, true)})
 	})
 	committed, err := adm.CommitOffsets(ctx, n.group, place)
 	if err == nil {
