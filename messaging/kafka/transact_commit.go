@@ -88,8 +88,9 @@ func (x *transactor) send(ctx context.Context, outs []*kgo.Record) (bad kgo.Prod
 }
 
 // unsent aborts the transaction because of what Kafka did not take. That makes the
-// message it came from a failed one, and its neighbours are handled again. The error
-// is for what is nobody's fault.
+// message it came from a failed one, and its neighbours are handled again. Where it is
+// the message's own dead letter, the message stays where it is. The error is for what
+// is nobody's fault.
 func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from source) error {
 	topic := r.Record.Topic
 	why, again := x.b.unpublished(topic, r.Err)
@@ -100,12 +101,15 @@ func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from so
 		}
 		x.tight[topic] = true
 		return x.rewind(intake)
+	case tooLarge && topic == x.n.dead: // no session could store it
+		from.l.nays = append(from.l.nays, refusal{from.off, why, true})
+		return x.rewind(intake)
 	case again || topic == x.n.dead:
 		return errors.Join(fmt.Errorf("send to %s: %w", topic, why), x.rewind(intake))
 	case tooLarge || errors.Is(why, messaging.ErrInvalid):
 		why = messaging.Permanent(why)
 	}
-	from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", topic, why)})
+	from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", topic, why), false})
 	x.log.Warn("kafka: transaction aborted, for Kafka refuses an output, whose message has failed", slog.String("to", topic), slog.Any("err", why))
 	x.forget(topic)
 	return x.rewind(intake)

@@ -18,6 +18,10 @@ import (
 // errGoexit is the failure of a handler that ended its goroutine.
 var errGoexit = errors.New("kafka: the handler called runtime.Goexit")
 
+// stuckPause is how long a message waits whose dead letter Kafka does not take. Each
+// time that it is tried again costs its neighbours a transaction.
+const stuckPause = 30 * time.Second
+
 // A transactLane is a partition that Transact is assigned. Between batches it
 // belongs to the loop, and within one to the goroutine that works on it.
 type transactLane struct {
@@ -54,10 +58,11 @@ type failures struct {
 	n  int
 }
 
-// A refusal is why Kafka did not take the output of a record.
+// A refusal is why Kafka did not take the output of a record, or its dead letter.
 type refusal struct {
-	of  int64
-	why error
+	of   int64
+	why  error
+	dead bool
 }
 
 // open notes where the partition stands: at is -1 where nothing was committed.
@@ -146,6 +151,13 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 		l.add(b, rec, again(rec, x.n.rung(delay), d.Attempt, time.Now().Add(delay), rest))
 		return true
 	}
+	nay := l.refused(rec.Offset)
+	if nay.dead {
+		x.log.Error("kafka: Kafka does not take a dead letter: its message stays, and holds up its partition",
+			slog.String("id", d.ID), slog.String("from", l.topic), slog.Int("partition", int(l.num)), slog.Any("err", nay.why))
+		l.due = time.Now().Add(stuckPause)
+		return false
+	}
 	if l.tries.of != rec.Offset {
 		l.tries = failures{of: rec.Offset}
 	}
@@ -155,7 +167,7 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 	id, attempt := d.ID, d.Attempt
 
 	out := &output{x: x}
-	verdict := x.attempt(b.ctx, out, &d, l.refused(rec.Offset))
+	verdict := x.attempt(b.ctx, out, &d, nay.why)
 	if b.ctx.Err() != nil && (verdict.Kind != messaging.Ack || errors.Is(context.Cause(b.ctx), messaging.ErrLost)) {
 		return false // whatever the error says, it may be our doing
 	}
@@ -187,15 +199,15 @@ func (l *transactLane) add(b *batch, rec *kgo.Record, outs ...*kgo.Record) {
 	}
 }
 
-// refused returns, once, why Kafka did not take an output of the record at off.
-func (l *transactLane) refused(off int64) error {
+// refused returns, once, what Kafka did not take of the record at off.
+func (l *transactLane) refused(off int64) refusal {
 	for i, r := range l.nays {
 		if r.of == off {
-			l.nays = append(l.nays[:i], l.nays[i+1:]...)
-			return r.why
+			l.nays = slices.Delete(l.nays, i, i+1)
+			return r
 		}
 	}
-	return nil
+	return refusal{}
 }
 
 // attempt runs the handler and judges what it did. With a failure that is known
