@@ -38,8 +38,8 @@ type Transaction struct {
 	// after a crash, what the crash left open is aborted as soon as the process is
 	// back, and not only after CommitTimeout. No two calls that run at one time may
 	// have the same: the later fences the earlier. Kafka knows it as the
-	// transactional ID <topic>.<group>.<ID>, with the group's name as in the names
-	// of topics; where Kafka has access lists, the user needs the permission Write
+	// transactional ID <topic>.<group>.<ID>, with the names of the group and the ID
+	// as in the names of topics; where Kafka has access lists, the user needs the permission Write
 	// on it, or on that prefix. Default: random.
 	ID string
 	// MaxAttempts is how many times a message may fail before it is dead-lettered.
@@ -141,7 +141,8 @@ func (t Transaction) withDefaults() (Transaction, error) {
 //     while the records before it and those of other partitions are committed; its
 //     own partition waits, which keeps the order. After t.MaxAttempts it goes to the
 //     dead letters of the group, in a transaction too. Attempts are forgotten with
-//     the process or the partition.
+//     the process or the partition. A record of another program that is too large
+//     for the dead letters stays where it is, and holds up its partition alone.
 //   - A panic of handle, or runtime.Goexit, is a failed attempt, whose stack is
 //     logged.
 //   - When the group is rebalanced, what is in hand is given up: the contexts of
@@ -221,7 +222,7 @@ func (b *Broker) Transact(ctx context.Context, t Transaction, handle func(ctx co
 		id = rand.Text()
 	}
 	x := &transactor{
-		b: b, t: t, n: n, handle: handle, id: n.group + "." + id, tight: map[string]bool{},
+		b: b, t: t, n: n, handle: handle, id: n.group + "." + escape(id), tight: map[string]bool{},
 		log: b.cfg.Logger.With(slog.String("topic", t.Topic), slog.String("group", t.Group)),
 	}
 	return x.run(intake)

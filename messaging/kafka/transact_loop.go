@@ -76,7 +76,10 @@ func (x *transactor) serve(intake context.Context) error {
 	defer x.leave()
 	// Now, not with the first batch: this aborts what a predecessor with the same
 	// ID has left open, for whose end the places of the partitions wait.
-	if _, _, err := x.s.Client().ProducerID(intake); err != nil {
+	switch _, _, err := x.s.Client().ProducerID(intake); {
+	case errors.Is(err, kerr.InvalidTransactionTimeout):
+		return fmt.Errorf("%w: Transaction.CommitTimeout %v is more than transaction.max.timeout.ms of the brokers: %w", messaging.ErrInvalid, x.t.CommitTimeout, err)
+	case err != nil:
 		return refused("begin transactions", err)
 	}
 	for intake.Err() == nil {
