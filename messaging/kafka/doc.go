@@ -88,6 +88,9 @@
 //   - A retry waits without holding up anything, and comes back no earlier than
 //     asked, by the clocks of those who fail it and who receive it, for up to a year.
 //   - A delivery is done with only after its retry or its dead letter is stored.
+//   - A topic that is made anew is consumed from its beginning.
+//   - A group that is moved by hand receives all from there, whatever metadata the
+//     tool keeps.
 //   - A group that Kafka has forgotten begins with the oldest that is there, rather
 //     than miss what is new to it, unless Config.Passive is set.
 //   - Passwords appear in no error and no log.
@@ -107,7 +110,9 @@
 //     partitions.
 //   - That messages outlive the topic's retention, or a retry that of its own topic.
 //   - That a topic that is deleted while it is subscribed is made again: the next
-//     Subscribe does that.
+//     Subscribe does that, and those that are running go over to it. What is
+//     published to it in the first moments may be passed over, by a commit of what
+//     was settled in the one before.
 //   - That a foreign record larger than Config.MaxPayload and 64 KiB can be moved:
 //     it stays where it is, and is delivered again.
 //   - That more than 4 KiB of metadata remembers what was settled out of order: some

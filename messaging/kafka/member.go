@@ -23,6 +23,13 @@ const closeTimeout = 5 * time.Second
 // as long.
 const fetchWait = 250 * time.Millisecond
 
+// faultPause keeps a partition that cannot be read from spinning.
+const faultPause = 100 * time.Millisecond
+
+// errGone is why a member ends whose topics are not what it found: the client does
+// not go over to a topic that was made anew, and neither do places and windows.
+var errGone = errors.New("a topic was deleted, or made anew")
+
 // A member is this process in a consumer group. The subscribers of the group in
 // the process are its seats: Kafka knows of one member, and what it is assigned
 // goes to whichever seat has room.
@@ -80,7 +87,7 @@ func (b *Broker) newMember(t target, n names) *member {
 // run is the member from beginning to end.
 func (m *member) run() {
 	defer close(m.done)
-	if err := m.serve(); permanent(err) {
+	if err := m.serve(); permanent(err) || errors.Is(err, errGone) {
 		m.err = err
 	}
 	m.leave()
@@ -187,28 +194,50 @@ func (m *member) take() error {
 			tell(p.wake)
 		}
 		stop()
-		if err := m.fault(fetches); err != nil {
-			return err
+		fatal, failed := fault(m.log, m.group, fetches)
+		if errors.Is(fatal, errGone) {
+			m.disown(fetches)
+		}
+		if fatal != nil {
+			return fatal
+		}
+		if failed {
+			_ = pause(m.ctx, m.b.closing, faultPause)
 		}
 	}
 	return nil
 }
 
-// fault returns an error for which it is pointless to go on.
-func (m *member) fault(fetches kgo.Fetches) error {
-	var fatal error
+// disown ends the partitions of topics that are not what they were. Their places are
+// of another topic's records, and must not be committed.
+func (m *member) disown(fetches kgo.Fetches) {
+	of := map[string][]int32{}
+	fetches.EachError(func(topic string, num int32, err error) {
+		if errors.Is(err, kerr.UnknownTopicID) {
+			of[topic] = append(of[topic], num)
+		}
+	})
+	m.end(m.some(of), messaging.ErrLost)
+}
+
+// fault returns an error for which it is pointless to go on, and reports whether
+// something failed that may be there again at once.
+func fault(log *slog.Logger, group string, fetches kgo.Fetches) (fatal error, failed bool) {
 	fetches.EachError(func(topic string, num int32, err error) {
 		switch d := denied(err); {
 		case d != nil:
 			fatal = d
 		case errors.Is(err, kerr.InconsistentGroupProtocol):
-			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, m.group, err)
-		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
+			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, group, err)
+		case errors.Is(err, kerr.UnknownTopicID):
+			fatal = fmt.Errorf("%w: %s: %w", errGone, topic, err)
+		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrClientClosed):
 		default:
-			m.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
+			failed = true
+			log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
 		}
 	})
-	return fatal
+	return fatal, failed
 }
 
 // all returns the partitions of the member.

@@ -142,8 +142,15 @@ func (x *transactor) turn(intake context.Context) error {
 		}
 	}
 	fetches := x.poll(intake)
-	if err := x.fault(fetches); err != nil {
-		return err
+	fatal, failed := fault(x.log, x.n.group, fetches)
+	if fatal == nil && fetches.IsClientClosed() {
+		fatal = kgo.ErrClientClosed
+	}
+	if fatal != nil {
+		return fatal
+	}
+	if failed {
+		_ = pause(intake, x.b.closing, faultPause)
 	}
 	if lanes := x.collect(fetches); len(lanes) > 0 {
 		return x.process(intake, lanes)
@@ -177,25 +184,6 @@ func (x *transactor) unstop() {
 	x.mu.Lock()
 	x.stop, x.wake = nil, nil
 	x.mu.Unlock()
-}
-
-// fault returns an error for which it is pointless to go on.
-func (x *transactor) fault(fetches kgo.Fetches) error {
-	var fatal error
-	fetches.EachError(func(topic string, num int32, err error) {
-		switch d := denied(err); {
-		case d != nil:
-			fatal = d
-		case errors.Is(err, kerr.InconsistentGroupProtocol):
-			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, x.n.group, err)
-		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		case errors.Is(err, kgo.ErrClientClosed):
-			fatal = err
-		default:
-			x.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
-		}
-	})
-	return fatal
 }
 
 // collect takes polled records in, and returns the lanes that have something to do.
