@@ -26,7 +26,8 @@ const stuckPause = 30 * time.Second
 // belongs to the loop, and within one to the goroutine that works on it.
 type transactLane struct {
 	partOf
-	own bool // of a topic of the group, to which nobody publishes
+	own  bool          // of a topic of the group, to which nobody publishes
+	hold time.Duration // for how long its records wait at most
 
 	// Where the partition stands in Kafka. Guarded by transactor.mu until the first
 	// record is there.
@@ -36,6 +37,7 @@ type transactLane struct {
 	doubt  int64   // up to which offset they may have been in hand
 
 	queue  []*kgo.Record // polled, not committed
+	filled time.Time     // when the last of queue came
 	due    time.Time     // when queue[0] may be handled
 	paused bool          // at the client
 
@@ -81,6 +83,7 @@ func (l *transactLane) fill(f kgo.FetchPartition) {
 		l.doubt = f.HighWatermark
 	}
 	l.begun = true
+	l.filled = time.Now()
 	l.queue = append(l.queue, f.Records...)
 }
 
@@ -140,7 +143,7 @@ func (x *transactor) work(b *batch, l *transactLane) {
 // handleOne reports whether the batch is done with rec.
 func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool {
 	if l.own {
-		if at := due(rec); at.After(time.Now()) {
+		if at := due(rec, l.filled.Add(l.hold)); at.After(time.Now()) {
 			l.due = at
 			return false
 		}
