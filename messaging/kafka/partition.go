@@ -48,6 +48,7 @@ type partition struct {
 	ended    bool // it is not this member's any more
 
 	committed string // the last mark and metadata that Kafka has
+	terse     bool   // Kafka takes less metadata than by its default: commit without
 }
 
 // A lease is the context of what a seat gets of a partition.
@@ -74,7 +75,8 @@ func (p *partition) fill(f kgo.FetchPartition) bool {
 			p.doubt = f.HighWatermark
 		}
 		p.begun = true
-		tell(p.m.dirty) // so that the commit says that something may be in hand
+		delete(p.m.left, p.partOf) // the next commit says so to all
+		tell(p.m.dirty)            // so that the commit says that something may be in hand
 	}
 	p.filled = time.Now()
 	if len(p.queue) == 0 {
