@@ -116,7 +116,8 @@
 //   - That a foreign record larger than Config.MaxPayload and 64 KiB can be moved:
 //     it stays where it is, and is delivered again.
 //   - That more than 4 KiB of metadata remembers what was settled out of order: some
-//     thousand gaps. What does not fit comes again after a restart.
+//     thousand gaps. What does not fit comes again after a restart, and so does all
+//     of it where offset.metadata.max.bytes is less.
 //
 // # Defaults
 //

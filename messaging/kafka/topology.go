@@ -36,15 +36,18 @@ func (c *Config) partitions(k kind) int32 {
 	return int32(c.Partitions)
 }
 
-// settings returns the topic-level configuration of kind k. Dead letters are kept
-// until someone deletes them.
+// settings returns the topic-level configuration of kind k, where the cluster's
+// defaults could lose something. Dead letters are kept until someone deletes them.
 func (c *Config) settings(k kind) map[string]string {
 	set := map[string]string{}
 	if c.MaxPayload > defaultMaxPayload {
 		set["max.message.bytes"] = strconv.Itoa(c.MaxPayload + headroom)
 	}
+	if k != kindWork { // whatever the cluster's defaults: compaction would take records without keys, or all but one
+		set["cleanup.policy"] = "delete"
+	}
 	if k == kindDead {
-		set["retention.ms"] = "-1"
+		set["retention.ms"], set["retention.bytes"] = "-1", "-1"
 	}
 	return set
 }
