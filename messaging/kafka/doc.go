@@ -65,7 +65,7 @@
 // made of topic, partition and offset, and Time is the record's timestamp; the
 // record's key is the Key; what is not text becomes text; headers whose names no
 // [messaging.Message] can have are left out. Their retries and dead letters keep
-// key, value and headers byte for byte.
+// key, value and headers byte for byte, save headers whose names begin with msg-.
 //
 // # Guarantees
 //
@@ -119,6 +119,16 @@
 //     thousand gaps. What does not fit comes again after a restart, and so does all
 //     of it where offset.metadata.max.bytes is less.
 //
+// # Exactly once
+//
+// [Broker.Transact] consumes, processes and publishes in Kafka transactions:
+// outputs, dead letters and the places of the group commit together or not at all,
+// so that a read_committed reader sees the outputs of each message exactly once,
+// through crashes, rebalances and restarts of brokers. Only what is in Kafka is
+// exactly once; the handler itself may run again. It is a member of the same group
+// as Subscribe, takes over its retry topics, and a service can move between the two
+// without losing anything.
+//
 // # Defaults
 //
 // Six partitions let six processes share a group's work, and cost a broker little.
@@ -139,9 +149,9 @@
 //
 // # Errors
 //
-// All are of package messaging: see [Broker.Publish] and [Broker.Subscribe]. The
-// text names Kafka's own reason. Settle returns [messaging.ErrLost] for a delivery
-// whose partition is another member's by now.
+// All are of package messaging: see [Broker.Publish], [Broker.Subscribe] and
+// [Broker.Transact]. The text names Kafka's own reason. Settle returns
+// [messaging.ErrLost] for a delivery whose partition is another member's by now.
 //
 // # Concurrency
 //

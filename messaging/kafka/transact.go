@@ -131,7 +131,9 @@ func (t Transaction) withDefaults() (Transaction, error) {
 // # The guarantee and its limits
 //
 //   - A transaction takes in a batch of records. Records of different partitions are
-//     handled at the same time, those of one partition in order.
+//     handled at the same time, those of one partition in order. It ends when all of
+//     them are handled: until then a slow handler keeps the outputs of the others
+//     back, and what would be in the next. Set t.Timeout.
 //   - What handle publishes is kept in memory, within t.MaxOutput and
 //     t.MaxOutputBytes, and counts only when handle has returned nil. Nothing is
 //     sent to Kafka before the whole batch is handled, so a slow handler holds no
@@ -178,7 +180,8 @@ func (t Transaction) withDefaults() (Transaction, error) {
 // once an error that is [messaging.ErrInvalid], [messaging.ErrDenied],
 // [messaging.ErrTopology], [messaging.ErrNotFound] (see Subscribe for these),
 // [messaging.ErrClosed] when the Broker is closed, and [messaging.ErrLost] when t.ID
-// is set and another process has taken it. Everything else is trouble that it
+// is set and another process has taken it, which looks the same as a commit that
+// took longer than t.CommitTimeout. Everything else is trouble that it
 // outlives: it logs it and goes on.
 //
 // Several calls of Transact for one group are several members. handle is called
