@@ -98,3 +98,21 @@ func TestTransactGoesOverToATopicThatIsMadeAnew(t *testing.T) {
 		m.exactly(m.out, 4)
 	})
 }
+
+func TestAnOutputTopicThatIsMadeAnewFailsNoMessage(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, seeds []string) {
+		m := newMill(t, seeds, 1)
+		m.tx.MaxAttempts = 1
+		stop := m.start(m.b, m.tx, m.copyOut)
+		m.feed(0, 3, 1)
+		m.read(m.out, 3)
+		remake(t, seeds, m.out)
+		m.feed(0, 10, 1)
+		m.read(m.out, 10)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		m.exactly(m.out, 10)
+	})
+}

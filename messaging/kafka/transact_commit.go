@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -104,7 +105,7 @@ func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from so
 	case tooLarge && topic == x.n.dead: // no session could store it
 		from.l.nays = append(from.l.nays, refusal{from.off, why, true})
 		return x.rewind(intake)
-	case again || topic == x.n.dead:
+	case again, topic == x.n.dead, errors.Is(r.Err, kerr.UnknownTopicID): // no client goes over to a topic that is made anew
 		return errors.Join(fmt.Errorf("send to %s: %w", topic, why), x.rewind(intake))
 	case tooLarge || errors.Is(why, messaging.ErrInvalid):
 		why = messaging.Permanent(why)
