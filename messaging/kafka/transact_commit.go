@@ -50,7 +50,7 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 	switch {
 	case errors.Is(err, errMoved):
 	case err != nil:
-		return err
+		return refused("commit a transaction", err)
 	case committed:
 		for _, l := range lanes {
 			l.advance()
@@ -59,6 +59,8 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 	}
 	x.log.Warn("kafka: transaction aborted by a rebalance: its messages are handled again", slog.Int("partitions", len(marks)))
 	x.drop() // End has rewound the client
+	// Kafka may know of a rebalance that this member does not know of yet.
+	_ = pause(intake, x.b.closing, faultPause)
 	return nil
 }
 

@@ -122,3 +122,47 @@ func TestNoTwoGroupsShareATransactionalID(t *testing.T) {
 		seen[id] = tx
 	}
 }
+
+func TestABatchWhosePlacesAreRefusedIsNotTriedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	cluster, m := newFakeMill(t)
+	cluster.ControlKey(kmsg.TxnOffsetCommit.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		return refusePlaces(req, kerr.RebalanceInProgress), nil, true
+	})
+	calls := make(chan time.Time, 1000)
+	stop := m.start(m.b, m.tx, func(context.Context, messaging.Publisher, *messaging.Delivery) error {
+		calls <- time.Now()
+		return nil
+	})
+	m.feed(0, 1, 1)
+	last := receive(t, calls)
+	for range 4 {
+		at := receive(t, calls)
+		if after := at.Sub(last); after < 90*time.Millisecond {
+			t.Errorf("the handler was called again after %v, want at least 100ms", after)
+		}
+		last = at
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTransactReturnsErrDeniedWhenThePlacesOfTheGroupAreNotTheUsers(t *testing.T) {
+	t.Parallel()
+	cluster, m := newFakeMill(t)
+	cluster.ControlKey(kmsg.TxnOffsetCommit.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		return refusePlaces(req, kerr.GroupAuthorizationFailed), nil, true
+	})
+	ended := make(chan error, 1)
+	ready := make(chan struct{}, 100)
+	m.tx.OnReady = func() { ready <- struct{}{} }
+	go func() { ended <- m.b.Transact(within(t, patience), m.tx, m.copyOut) }()
+	receive(t, ready)
+	m.feed(0, 1, 1)
+	if err := receive(t, ended); !errors.Is(err, messaging.ErrDenied) {
+		t.Errorf("Transact() = %v, want ErrDenied", err)
+	}
+}
