@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/parley-go/parley/messaging"
 	"github.com/parley-go/parley/messaging/kafka"
 )
@@ -73,9 +75,15 @@ func remake(t *testing.T, seeds []string, topic string) {
 	if _, err := adm.DeleteTopic(within(t, patience), topic); err != nil {
 		t.Fatal(err)
 	}
+	var made kadm.CreateTopicResponse
 	eventually(t, "the making of the topic", func() bool {
-		_, err := adm.CreateTopic(within(t, patience), 1, 1, nil, topic)
+		var err error
+		made, err = adm.CreateTopic(within(t, patience), 1, 1, nil, topic)
 		return err == nil
+	})
+	eventually(t, "the showing of the topic", func() bool { // the controller is ahead of its brokers
+		all, err := adm.ListTopics(within(t, patience), topic)
+		return err == nil && all[topic].ID == made.ID
 	})
 }
 

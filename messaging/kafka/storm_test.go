@@ -176,7 +176,7 @@ func TestOutputsAreThereOnceAndInOrderWhateverEndsWhen(t *testing.T) {
 			}
 		})
 	}
-	const total = 300
+	const total = 150
 	for n := 0; n < total; n += 10 {
 		m.feed(n, n+10, 7)
 		time.Sleep(20 * time.Millisecond)
