@@ -194,7 +194,7 @@ func (m *member) take() error {
 			tell(p.wake)
 		}
 		stop()
-		fatal, failed := fault(m.log, m.group, fetches)
+		failed, fatal := fault(m.log, m.group, fetches)
 		if errors.Is(fatal, errGone) {
 			m.disown(fetches)
 		}
@@ -220,9 +220,9 @@ func (m *member) disown(fetches kgo.Fetches) {
 	m.end(m.some(of), messaging.ErrLost)
 }
 
-// fault returns an error for which it is pointless to go on, and reports whether
-// something failed that may be there again at once.
-func fault(log *slog.Logger, group string, fetches kgo.Fetches) (fatal error, failed bool) {
+// fault reports whether something failed that may fail again at once, and returns
+// an error for which it is pointless to go on.
+func fault(log *slog.Logger, group string, fetches kgo.Fetches) (failed bool, fatal error) {
 	fetches.EachError(func(topic string, num int32, err error) {
 		switch d := denied(err); {
 		case d != nil:
@@ -237,7 +237,7 @@ func fault(log *slog.Logger, group string, fetches kgo.Fetches) (fatal error, fa
 			log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
 		}
 	})
-	return fatal, failed
+	return failed, fatal
 }
 
 // all returns the partitions of the member.

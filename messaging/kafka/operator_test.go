@@ -138,49 +138,47 @@ func TestGapsInATopicNeitherLoseNorRepeatAnything(t *testing.T) {
 
 func TestRedrivesOfSeveralProcessesMoveEachDeadLetterOnce(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, seeds []string) {
-		topic := newTopic(t, seeds)
-		conf := kafka.Config{Seeds: seeds, Partitions: 1, RebalanceTimeout: 2 * time.Second}
-		b := newBroker(t, conf)
-		come := make(chan *messaging.Delivery, 100)
-		sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, settling(come, messaging.Verdict{Kind: messaging.DeadLetter, Reason: "r"}))
-		const total = 20
-		publish(t, b, topic, numbered(total)...)
-		for range total {
-			receive(t, come)
+	seeds, topic := fake(t).ListenAddrs(), unique("t")
+	conf := kafka.Config{Seeds: seeds, Partitions: 1, RebalanceTimeout: 2 * time.Second}
+	b := newBroker(t, conf)
+	come := make(chan *messaging.Delivery, 100)
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, settling(come, messaging.Verdict{Kind: messaging.DeadLetter, Reason: "r"}))
+	const total = 20
+	publish(t, b, topic, numbered(total)...)
+	for range total {
+		receive(t, come)
+	}
+	sub.stop()
+	back := make(chan *messaging.Delivery, 100)
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, settling(back, messaging.Verdict{}))
+	type result struct {
+		n   int
+		err error
+	}
+	results := make(chan result, 3)
+	for range 3 {
+		other := newBroker(t, conf)
+		go func() {
+			done, err := messaging.Redrive(within(t, patience), other, messaging.Subscription{Topic: topic, Group: "g"}, messaging.RedriveConfig{})
+			results <- result{done.Moved, err}
+		}()
+	}
+	moved := 0
+	for range 3 {
+		r := receive(t, results)
+		if r.err != nil {
+			t.Errorf("Redrive() = %v, want nil", r.err)
 		}
-		sub.stop()
-		back := make(chan *messaging.Delivery, 100)
-		subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, settling(back, messaging.Verdict{}))
-		type result struct {
-			n   int
-			err error
-		}
-		results := make(chan result, 3)
-		for range 3 {
-			other := newBroker(t, conf)
-			go func() {
-				done, err := messaging.Redrive(within(t, patience), other, messaging.Subscription{Topic: topic, Group: "g"}, messaging.RedriveConfig{})
-				results <- result{done.Moved, err}
-			}()
-		}
-		moved := 0
-		for range 3 {
-			r := receive(t, results)
-			if r.err != nil {
-				t.Errorf("Redrive() = %v, want nil", r.err)
-			}
-			moved += r.n
-		}
-		if moved != total {
-			t.Errorf("%d were moved, want %d", moved, total)
-		}
-		seen := map[string]bool{}
-		for range total {
-			seen[receive(t, back).ID] = true
-		}
-		if len(seen) != total || len(back) > 0 {
-			t.Errorf("%d of %d came back, and %d more", len(seen), total, len(back))
-		}
-	})
+		moved += r.n
+	}
+	if moved != total {
+		t.Errorf("%d were moved, want %d", moved, total)
+	}
+	seen := map[string]bool{}
+	for range total {
+		seen[receive(t, back).ID] = true
+	}
+	if len(seen) != total || len(back) > 0 {
+		t.Errorf("%d of %d came back, and %d more", len(seen), total, len(back))
+	}
 }

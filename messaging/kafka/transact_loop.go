@@ -142,7 +142,7 @@ func (x *transactor) turn(intake context.Context) error {
 		}
 	}
 	fetches := x.poll(intake)
-	fatal, failed := fault(x.log, x.n.group, fetches)
+	failed, fatal := fault(x.log, x.n.group, fetches)
 	if fatal == nil && fetches.IsClientClosed() {
 		fatal = kgo.ErrClientClosed
 	}
