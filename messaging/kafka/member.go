@@ -169,7 +169,7 @@ func (m *member) quit() {
 	if err := m.commit(ctx, parts); err != nil {
 		m.log.Warn("kafka: the last commit failed: messages come again that were handled", slog.Any("err", err))
 	}
-	m.end(parts, messaging.ErrLost)
+	m.end(parts)
 	if err := m.cl.LeaveGroupContext(ctx); err != nil {
 		m.log.Warn("kafka: the group was not left: its partitions move on after the session timeout", slog.Any("err", err))
 	}
@@ -217,7 +217,7 @@ func (m *member) disown(fetches kgo.Fetches) {
 			of[topic] = append(of[topic], num)
 		}
 	})
-	m.end(m.some(of), messaging.ErrLost)
+	m.end(m.some(of))
 }
 
 // fault reports whether something failed that may fail again at once, and returns
