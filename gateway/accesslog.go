@@ -39,6 +39,9 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	if l == nil || !l.Logger.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}
+	x.mu.Lock() // a Fallback of what middleware has left behind may still be at work
+	tale := x.story
+	x.mu.Unlock()
 	attrs := make([]slog.Attr, 0, 12)
 	attrs = append(attrs,
 		slog.String("method", printable(r.Method, maxMethod)),
@@ -46,19 +49,19 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 		slog.Int("status", x.finalStatus(whole)),
 		slog.Int64("bytes", x.written.Load()),
 		slog.Duration("duration", time.Since(x.started)),
-		slog.String("upstream", x.upstream),
-		slog.String("target", x.target),
-		slog.Int("attempts", x.attempts),
+		slog.String("upstream", tale.upstream),
+		slog.String("target", tale.target),
+		slog.Int("attempts", tale.attempts),
 		slog.String("request_id", x.id[0]),
 	)
 	if !whole {
 		attrs = append(attrs, slog.Bool("aborted", true))
 	}
-	if x.fallback {
+	if tale.fallback {
 		attrs = append(attrs, slog.Bool("fallback", true))
 	}
-	if x.err != nil {
-		attrs = append(attrs, slog.String("err", printable(x.err.Error(), maxLogText)))
+	if tale.err != nil {
+		attrs = append(attrs, slog.String("err", printable(tale.err.Error(), maxLogText)))
 	}
 	l.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 }

@@ -55,10 +55,7 @@ type innermost struct {
 // RoundTrip implements [http.RoundTripper].
 func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	t := tripOf(req.Context())
-	t.tries.mu.Lock()
-	t.exchange.attempts++
-	t.exchange.target = i.target
-	t.tries.mu.Unlock()
+	t.exchange.tell(func(s *story) { s.attempts, s.target = s.attempts+1, i.target })
 	resp, err := t.send(req, i.next)
 	if err != nil && t.blameless() {
 		return nil, &clientFailure{err}

@@ -245,7 +245,7 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	}
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
-	x.upstream = rt.Upstream // of a split, forward says which
+	x.tell(func(s *story) { s.upstream = rt.Upstream }) // of a split, forward says which
 
 	r = r.WithContext(x)
 	r.Header = header

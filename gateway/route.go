@@ -291,13 +291,13 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	x = t.exchange
-	x.upstream = to.Name
+	x.tell(func(s *story) { s.upstream = to.Name })
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)
 	if err == nil {
 		return
 	}
-	x.err = err
+	x.tell(func(s *story) { s.err = err })
 	if x.tunnel.Load() != nil {
 		return // there is no answer to give any more
 	}
@@ -307,7 +307,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t.finish() // what comes now is not bounded by Timeout
-	x.fallback = true
+	x.tell(func(s *story) { s.fallback = true })
 	r = r.WithContext(r.Context())
 	r.Header = maps.Clone(r.Header) // the transport may still read the other
 	r.Body, r.ContentLength = http.NoBody, 0

@@ -139,3 +139,24 @@ func TestABodyThatReachesItsLimitWhileTheAnswerComesHarmsNothing(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// The core holds a lock while it writes an informational response, and would wait
+// for it when the trip ends.
+func TestClientThatTakesNoInformationalResponseHoldsNothingBeyondTimeout(t *testing.T) {
+	at := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		hints := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 32<<10) + "\r\n\r\n"
+		for {
+			if _, err := io.WriteString(c, hints); err != nil {
+				return
+			}
+		}
+	})
+	gw := build(t, gateway.Upstream{Targets: []string{at}}, gateway.Route{Pattern: "/", Timeout: 200 * time.Millisecond})
+	inFlight := func() int { return gw.Stats().Upstreams[0].InFlight }
+	dial(t, serve(t, gw)).send(t, "GET / HTTP/1.1", "Host: svc")
+	eventually(t, "the request at work", func() bool { return inFlight() == 1 })
+	eventually(t, "the end of the request", func() bool { return inFlight() == 0 })
+}

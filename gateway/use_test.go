@@ -1,0 +1,71 @@
+package gateway_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-go/parley/gateway"
+)
+
+func use(m ...func(http.Handler) http.Handler) []func(http.Handler) http.Handler { return m }
+
+// As http.TimeoutHandler, it lets the forwarding write elsewhere and leaves it
+// behind: what it answers itself must reach the client, and so must the answers
+// to the connection's next requests.
+func TestTimeoutHandlerAnswersAlsoWhereTheUpstreamHasBegun(t *testing.T) {
+	at := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			_, _ = io.WriteString(w, "begin")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	})).URL
+	c := dial(t, serve(t, build(t, gateway.Upstream{Targets: []string{at}}, gateway.Route{
+		Pattern: "/", Use: use(func(next http.Handler) http.Handler {
+			return http.TimeoutHandler(next, 50*time.Millisecond, "too late")
+		}),
+	})))
+	for range 3 {
+		c.send(t, "GET /slow HTTP/1.1", "Host: svc")
+		if resp, body := c.response(t); resp.StatusCode != http.StatusServiceUnavailable || body != "too late" {
+			t.Fatalf("response = %s %q, want the middleware's 503", resp.Status, body)
+		}
+		c.send(t, "GET / HTTP/1.1", "Host: svc")
+		if resp, body := c.response(t); resp.StatusCode != http.StatusOK {
+			t.Fatalf("next response = %s %q, want 200", resp.Status, body)
+		}
+	}
+}
+
+// Run with the race detector: a mirror forwards a request twice at once.
+func TestMiddlewareMayForwardTwiceAtOnce(t *testing.T) {
+	backend := new(recorder)
+	mirror := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var all sync.WaitGroup
+			defer all.Wait()
+			all.Go(func() { next.ServeHTTP(httptest.NewRecorder(), r.Clone(r.Context())) })
+			next.ServeHTTP(w, r)
+		})
+	}
+	lines := new(lineBuffer)
+	gw := withLog(t, lines, gateway.Upstream{Targets: []string{serve(t, backend).URL}, Retry: quickRetry()},
+		gateway.Route{Pattern: "/", Use: use(mirror)})
+	const requests = 30
+	for range requests {
+		if w := ask(gw, http.MethodGet, "svc", "/"); w.Code != http.StatusOK {
+			t.Fatalf("status = %d, want 200", w.Code)
+		}
+	}
+	if got := backend.count(); got != 2*requests {
+		t.Errorf("the upstream got %d requests, want %d", got, 2*requests)
+	}
+	if got := strings.Count(lines.text(), `"attempts":2`); got != requests {
+		t.Errorf("%d lines tell of 2 attempts, want %d", got, requests)
+	}
+}
