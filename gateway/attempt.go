@@ -32,14 +32,28 @@ func (i *Instance) address(req *http.Request, host string) *http.Request {
 	return &out.Request
 }
 
-// classify is the default of a gateway's breakers. A 429 is an answer to one
-// client about its own requests, and must not close the way for the others.
+// classify is the default of a gateway's breakers.
 func classify(ctx context.Context, err error) breaker.Outcome {
-	s, ok := errors.AsType[*breaker.StatusError](err)
-	if ok && s.Response != nil && s.Response.StatusCode == http.StatusTooManyRequests {
-		return breaker.Success
+	o := breaker.DefaultClassify(ctx, err)
+	if s, ok := errors.AsType[*breaker.StatusError](err); ok && s.Response != nil && o == breaker.Failure {
+		return outcomeOf(ctx, s.Response.StatusCode)
 	}
-	return breaker.DefaultClassify(ctx, err)
+	return o
+}
+
+// outcomeOf says what a status tells about the target. What one client has
+// brought about must not close the way for the others: a 429 is an answer to it
+// about its own requests, and a 504 may mean no more than that it was in a hurry.
+func outcomeOf(ctx context.Context, status int) breaker.Outcome {
+	switch status {
+	case http.StatusTooManyRequests:
+		return breaker.Success
+	case http.StatusGatewayTimeout:
+		if t := tripOf(ctx); t != nil && t.hurried {
+			return breaker.Ignored
+		}
+	}
+	return breaker.ClassifyStatus(status)
 }
 
 var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
@@ -65,8 +79,12 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	case resp == nil:
 		return nil, errNothing
-	case resp.Body == nil: // which those above would trip over
+	}
+	if resp.Body == nil { // which those above would trip over
 		resp.Body = http.NoBody
+	}
+	if resp.Header == nil {
+		resp.Header = make(http.Header)
 	}
 	return resp, nil
 }

@@ -95,7 +95,8 @@ type Upstream struct {
 	// Default: no breakers.
 	//
 	// Without Classify, status 429 counts as a success: it tells one client of its
-	// own quota. Leave SlowCall and WholeBody unset where strangers send large
+	// own quota. Status 504 counts as nothing where a client gave less time than
+	// its route does, since targets that are told may keep to it. Leave SlowCall and WholeBody unset where strangers send large
 	// bodies: who is slow at that counts against the target.
 	Breaker *breaker.Config
 
