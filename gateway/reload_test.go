@@ -389,3 +389,29 @@ func TestZeroGatewayCanBeReloadedAndRun(t *testing.T) {
 		}
 	})
 }
+
+func TestCloseReturnsAlsoWhereAHandlerDoesNot(t *testing.T) {
+	hijacked, end := make(chan struct{}), make(chan struct{})
+	var b gateway.Builder
+	b.Route(gateway.Route{Pattern: "/", Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		close(hijacked)
+		<-end // does not look at its connection
+	})})
+	gw := mustBuild(t, &b)
+	s := serve(t, gw)
+	defer close(end)
+	dial(t, s).send(t, "GET / HTTP/1.1", "Host: svc")
+	<-hijacked
+	over := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(over)
+	if err := gw.Close(ctx); !errors.Is(err, over) {
+		t.Errorf("Close() = %v, want %v", err, over)
+	}
+}
