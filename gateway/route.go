@@ -229,12 +229,18 @@ func parseRewrite(s string, p pattern) ([]segment, error) {
 }
 
 // target returns the path that the upstream sees. It is checked as the client's
-// path was: middleware may have changed it.
+// path was: middleware may have changed it. If it has changed Path alone, RawPath
+// means nothing any more, as [url.URL.EscapedPath] has it, unless it says of a
+// slash that it divides nothing.
 func (rt *route) target(r *http.Request) (location, bool) {
 	if rt.rewrite != nil {
 		return rt.expand(rt.rewrite, r)
 	}
-	return rt.paths.canonical(r.URL)
+	at, ok := rt.paths.canonical(r.URL)
+	if !ok && !strings.Contains(strings.ToUpper(r.URL.RawPath), "%2F") {
+		at, ok = rt.paths.canonical(&url.URL{Path: r.URL.Path})
+	}
+	return at, ok
 }
 
 // expand makes a path of segments, in which names stand for the path values of r.

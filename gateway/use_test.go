@@ -69,3 +69,43 @@ func TestMiddlewareMayForwardTwiceAtOnce(t *testing.T) {
 		t.Errorf("%d lines tell of 2 attempts, want %d", got, requests)
 	}
 }
+
+// As with what net/http parses, where RawPath is no more than a hint.
+func TestMiddlewareMayChangeThePathAlone(t *testing.T) {
+	backend := new(recorder)
+	var to string
+	change := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.URL.Path = to
+			next.ServeHTTP(w, r)
+		})
+	}
+	s := serve(t, buildWith(t, gateway.Builder{AllowEncodedSlash: true}, gateway.Upstream{Targets: []string{serve(t, backend).URL}},
+		gateway.Route{Pattern: "/", Use: use(change)}))
+	for _, c := range []struct{ from, to, want string }{
+		{"/plain", "/other", "/other"},
+		{"/caf%C3%A9", "/th\u00e9", "/th%C3%A9"},
+		{"/a/b", "/a/../b", ""},
+		{"/a/b", "/a//b", ""},
+		{"/a/b", "/a%2Fb", ""},
+		{"/a%2Fb", "/c/a/b", ""}, // nobody can tell any more which slash divides
+	} {
+		to = c.to
+		before := backend.count()
+		resp, body := get(t, s.URL+c.from)
+		if c.want == "" {
+			wantProblem(t, resp, body, http.StatusBadRequest)
+			if backend.count() != before {
+				t.Errorf("%s for %s reached the upstream", c.to, c.from)
+			}
+			continue
+		}
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s for %s = %s %s, want 200", c.to, c.from, resp.Status, body)
+			continue
+		}
+		if got, _ := backend.last(t); got.RequestURI != c.want {
+			t.Errorf("upstream sees %s, want %s", got.RequestURI, c.want)
+		}
+	}
+}
