@@ -58,9 +58,9 @@
 //   - The upstream sees X-Forwarded-For, -Host, -Proto and X-Request-Id as the
 //     gateway sets them, from the word of trusted proxies and nobody else's. The
 //     first in X-Forwarded-For is what [ClientIP] says. Every other field named
-//     X-Forwarded…, Forwarded, X-Real-Ip and every name with an underscore is
-//     dropped, and so are other names by which servers learn a client's address,
-//     certificate, path or method.
+//     X-Forwarded…, Forwarded, X-Real-Ip and every name of other characters than
+//     letters, digits and hyphens is dropped, and so are the other names that are
+//     known to tell servers a client's address, certificate, host, path or method.
 //   - Fields that name a user are for Use alone to set.
 //   - Connections are upgraded to WebSocket and to nothing else. An upstream that
 //     switches to anything else is answered for by 502, and its connection closed.

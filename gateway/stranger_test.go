@@ -94,7 +94,11 @@ func TestFieldsThatOtherServersTakeForTheGatewaysAreDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "Proxy", "True-Client-Ip", "Cf-Connecting-Ip"}
+	names := []string{
+		"X-Original-Url", "X-Original-Method", "X-Original-Forwarded-For", "X-Rewrite-Url", "X-Host", "X-Http-Host-Override",
+		"X-Http-Method-Override", "Proxy", "True-Client-Ip", "X-Remote-Addr", "X-Originating-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
+		"X-Envoy-External-Address", "X-Envoy-Original-Path", "X-Arr-Clientcert", "X-Amzn-Mtls-Clientcert",
+	}
 	for _, name := range names {
 		req.Header.Set(name, "evil")
 	}
@@ -108,6 +112,20 @@ func TestFieldsThatOtherServersTakeForTheGatewaysAreDropped(t *testing.T) {
 			t.Errorf("%s: %s reached the upstream", name, v)
 		}
 	}
+}
+
+// An HTTP/2 client can send a field Host beside :authority.
+func TestHostThatIsNotTheRequestsIsNotSeen(t *testing.T) {
+	var b gateway.Builder
+	b.Route(gateway.Route{Pattern: "/", Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Host"); r.Host != "svc" || got != "" {
+			t.Errorf("Host = %q and a field %q, want svc and none", r.Host, got)
+		}
+	})})
+	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+	r.Host = "svc"
+	r.Header.Set("Host", "evil")
+	mustBuild(t, &b).ServeHTTP(httptest.NewRecorder(), r)
 }
 
 // An upstream that answers before it has read the body makes the gateway write
