@@ -89,6 +89,24 @@ type noPicker struct{}
 
 func (noPicker) Over([]*gateway.Instance) func(*http.Request) int { return nil }
 
+func TestCopiesOfABuilderAreIndependent(t *testing.T) {
+	to := func(path string) gateway.Route {
+		return gateway.Route{Pattern: path, Redirect: gateway.Redirect{To: "/x"}}
+	}
+	var base gateway.Builder
+	for _, path := range []string{"/a", "/b", "/c"} { // append leaves room for a fourth
+		base.Route(to(path))
+	}
+	one, two := base, base
+	one.Route(to("/one"))
+	two.Route(to("/two"))
+	for path, b := range map[string]*gateway.Builder{"/one": &one, "/two": &two} {
+		if got := ask(mustBuild(t, b), http.MethodGet, "svc", path).Code; got != http.StatusTemporaryRedirect {
+			t.Errorf("%s = %d, want 307", path, got)
+		}
+	}
+}
+
 func TestPatternsThatCanNeverMatchAreFaults(t *testing.T) {
 	for _, p := range []string{
 		"", "x", "GET", "get /", "G T /", "CONNECT /", "TRACE /", "/a//b", "/a/../b", "/./a", "/a;b", "/a%2fb", "/%2e", "/a b", "/%zz", "/é",
