@@ -67,7 +67,7 @@ func (e Eject) faults() (faults []string) {
 	if e.MaxFor < 0 || e.MaxFor > 0 && e.MaxFor < e.For {
 		faults = append(faults, fmt.Sprintf("Eject.MaxFor %v is below For", e.MaxFor))
 	}
-	if e.MaxRate < 0 || e.MaxRate > 1 {
+	if !(e.MaxRate >= 0 && e.MaxRate <= 1) {
 		faults = append(faults, fmt.Sprintf("Eject.MaxRate %v is outside of 0 to 1", e.MaxRate))
 	}
 	return faults

@@ -33,6 +33,8 @@ type Instance struct {
 	ejection int          // how often in short order; guarded by pool.mu
 }
 
+func (i *Instance) same(other *Instance) bool { return i.name == other.name }
+
 // URL returns the target's URL.
 func (i *Instance) URL() string { return i.name }
 

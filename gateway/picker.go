@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -77,6 +78,16 @@ type LeastLoaded struct {
 	// Choices is how many targets are compared. With as many as there are, it is
 	// the least loaded of all. Default 2. Negative is a fault.
 	Choices int
+}
+
+func (l *LeastLoaded) faults() []string {
+	switch {
+	case l == nil:
+		return []string{"Picker is nil"}
+	case l.Choices < 0:
+		return []string{fmt.Sprintf("Picker: Choices %d is negative", l.Choices)}
+	}
+	return nil
 }
 
 // Over implements [Picker].

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,9 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 		if err != nil {
 			faults = append(faults, fmt.Sprintf("Targets[%d]: %v", n, err))
 			continue
+		}
+		if slices.ContainsFunc(set, i.same) {
+			faults = append(faults, fmt.Sprintf("Targets[%d]: it stands twice; to send it more, give it a weight", n))
 		}
 		set = append(set, i)
 	}

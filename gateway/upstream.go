@@ -19,8 +19,8 @@ type Upstream struct {
 	Name string
 
 	// Targets are the absolute http or https URLs of the service's instances,
-	// without query; a path is put before that of each request. At most 1000.
-	// Required, unless there is a Resolver.
+	// without query; a path is put before that of each request. At most 1000, and
+	// none twice. Required, unless there is a Resolver.
 	Targets []string
 
 	// Weights are the shares of the Targets, in the same order, from 1 to 100; a
@@ -270,18 +270,22 @@ func (u *Upstream) faultsOfParts() (faults []string) {
 	if u.Eject != nil {
 		faults = append(faults, u.Eject.faults()...)
 	}
+	// The methods of a struct are those of a pointer to it, too.
 	switch p := u.Picker.(type) {
 	case LeastLoaded:
-		if p.Choices < 0 {
-			faults = append(faults, fmt.Sprintf("Picker: Choices %d is negative", p.Choices))
-		}
+		faults = append(faults, p.faults()...)
+	case *LeastLoaded:
+		faults = append(faults, p.faults()...)
 	case Hash:
-		if p.By == nil {
-			faults = append(faults, "Picker: By is nil")
-		}
-		if p.MaxLoadRate != 0 && !(p.MaxLoadRate >= 1) {
-			faults = append(faults, fmt.Sprintf("Picker: MaxLoadRate %v is below 1", p.MaxLoadRate))
-		}
+		faults = append(faults, p.faults()...)
+	case *Hash:
+		faults = append(faults, p.faults()...)
+	}
+	switch r := u.Resolver.(type) {
+	case DNS:
+		faults = append(faults, r.faults()...)
+	case *DNS:
+		faults = append(faults, r.faults()...)
 	}
 	return faults
 }
