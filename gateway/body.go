@@ -21,6 +21,7 @@ type clientBody struct {
 	patience time.Duration         // for which a Read waits, while timed
 	waiting  atomic.Bool           // a Read is in progress
 	ended    atomic.Pointer[error] // how reading ended, io.EOF where all was well
+	last     atomic.Int64          // when it ended, since the exchange started; 0 until then
 	clock    atomic.Int32          // timed, untimed, broken or stopped
 }
 
@@ -45,6 +46,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.x.move()
 	}
 	if err != nil {
+		b.last.CompareAndSwap(0, int64(time.Since(b.x.started)))
 		b.ended.CompareAndSwap(nil, &err)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			b.clock.CompareAndSwap(timed, broken)
@@ -111,6 +113,15 @@ func (b *clientBody) unfinished() bool {
 	}
 	_, above := errors.AsType[*http.MaxBytesError](*err)
 	return above
+}
+
+// since is for how long the client has had nothing more to send, false where it
+// still has or never had anything.
+func (b *clientBody) since() (time.Duration, bool) {
+	if b == nil || b.last.Load() == 0 {
+		return 0, false
+	}
+	return time.Since(b.x.started) - time.Duration(b.last.Load()), true
 }
 
 // failure returns the error that ended reading, nil where all is well.

@@ -218,9 +218,13 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		return nil, err
 	}
 	now := p.now()
+	took := time.Duration(now - start)
+	if d, ok := t.exchange.body.since(); ok {
+		took = max(1, min(took, d)) // or strangers who upload slowly could make the target look slow
+	}
 	o := outcome(req.Context(), resp, err)
 	i.requests.Add(1)
-	switch took := time.Duration(now - start); o {
+	switch o {
 	case breaker.Success:
 		i.latency.add(now, took)
 	case breaker.Failure:
