@@ -23,6 +23,7 @@ type clientBody struct {
 	ended    atomic.Pointer[error] // how reading ended, io.EOF where all was well
 	last     atomic.Int64          // when it ended, since the exchange started; 0 until then
 	clock    atomic.Int32          // timed, untimed, broken or stopped
+	mu       sync.Mutex            // held to set a deadline, so that stopped means that none will be
 }
 
 // What bounds the reading of a body.
@@ -80,6 +81,10 @@ func (b *clientBody) stop(to int32) {
 	if b == nil {
 		return
 	}
+	if to == stopped { // once no deadline is being set
+		b.mu.Lock()
+		defer b.mu.Unlock()
+	}
 	for {
 		now := b.clock.Load()
 		if now >= to {
@@ -97,7 +102,15 @@ func (b *clientBody) stop(to int32) {
 	}
 }
 
+// deadline bounds reading, as long as the writer is the request's. A transport may
+// read the body after it has given up, when the handler has returned: the server's
+// writer is gone by then, or another request's.
 func (b *clientBody) deadline(at time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clock.Load() == stopped {
+		return true
+	}
 	return http.NewResponseController(b.x.ResponseWriter).SetReadDeadline(at) == nil
 }
 

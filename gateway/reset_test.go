@@ -1,0 +1,132 @@
+package gateway_test
+
+import (
+	"context"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-go/parley/gateway"
+)
+
+// cleartext serves h over HTTP/2 without TLS, and nothing else.
+func cleartext(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Config.ErrorLog = quiet(t)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// resetStreams sends requests over HTTP/2 whose bodies break off, that are
+// cancelled at random moments, or whose answers are not read to their end.
+func resetStreams(t *testing.T, url string, paths ...string) {
+	t.Helper()
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	var all sync.WaitGroup
+	for w := range 8 {
+		all.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, uint64(w)))
+			for range 60 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(20))*time.Millisecond)
+				var body io.Reader
+				if breaks := rnd.IntN(4); breaks > 0 {
+					r, pipe := io.Pipe()
+					body = r
+					all.Go(func() {
+						for range 10 {
+							if _, err := pipe.Write(make([]byte, 5000)); err != nil {
+								return // the transport has closed it
+							}
+						}
+						if breaks == 1 {
+							_ = pipe.CloseWithError(io.ErrUnexpectedEOF)
+						}
+						_ = pipe.Close()
+					})
+				}
+				req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+paths[rnd.IntN(len(paths))], body)
+				if err != nil {
+					t.Error(err)
+				}
+				if resp, err := tr.RoundTrip(req); err == nil {
+					_, _ = io.CopyN(io.Discard, resp.Body, rnd.Int64N(20000))
+					_ = resp.Body.Close()
+				}
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Run with the race detector. The transport of an HTTP/2 upstream may go on to
+// read a body when the handler has returned, and the server's writer is gone.
+func TestNothingIsLeftOfStreamsThatAreReset(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("storm", func(t *testing.T) {
+		at := cleartext(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/reset":
+				panic(http.ErrAbortHandler)
+			case "/half":
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			case "/hang":
+				<-r.Context().Done()
+			case "/trailers":
+				w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+				_, _ = io.WriteString(w, "x")
+			case "/early":
+				w.WriteHeader(http.StatusForbidden)
+			case "/echo":
+				_, _ = io.Copy(w, r.Body)
+			}
+		})
+		gw := build(t, gateway.Upstream{Targets: []string{at}, HTTP2: true, Retry: quickRetry()},
+			gateway.Route{Pattern: "/", Timeout: 100 * time.Millisecond, IdleTimeout: 100 * time.Millisecond})
+		s := serve(t, gw)
+		s.Config.ErrorLog = quiet(t)
+		resetStreams(t, s.URL, "/reset", "/half", "/hang", "/trailers", "/early", "/echo")
+		eventually(t, "no request in flight", func() bool { return gw.Stats().Upstreams[0].InFlight == 0 })
+	})
+	eventually(t, "the goroutines of before", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func TestNoTargetIsBlamedForStreamsThatAClientResets(t *testing.T) {
+	echo := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/echo" {
+			_, _ = io.Copy(w, r.Body)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}
+	for name, u := range map[string]gateway.Upstream{
+		"HTTP/1.1": {Targets: []string{serve(t, http.HandlerFunc(echo)).URL}},
+		"HTTP/2":   {Targets: []string{cleartext(t, echo)}, HTTP2: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gw := build(t, u, everything)
+			s := serve(t, gw)
+			s.Config.ErrorLog = quiet(t)
+			resetStreams(t, s.URL, "/echo", "/early")
+			eventually(t, "no request in flight", func() bool { return gw.Stats().Upstreams[0].InFlight == 0 })
+			if at := gw.Stats().Upstreams[0].Targets[0]; at.Failures > 0 || at.Requests == 0 {
+				t.Errorf("%d failures of %d requests, want none of some", at.Failures, at.Requests)
+			}
+		})
+	}
+}
