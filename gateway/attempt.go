@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"github.com/parley-go/parley/breaker"
+	"github.com/parley-go/parley/retry"
 )
 
 // addressed is a request and its URL, in one piece.
@@ -35,6 +36,9 @@ func (i *Instance) address(req *http.Request, host string) *http.Request {
 // classify is the default of a gateway's breakers.
 func classify(ctx context.Context, err error) breaker.Outcome {
 	o := breaker.DefaultClassify(ctx, err)
+	if _, stray := errors.AsType[*strayError](err); stray {
+		return breaker.Ignored
+	}
 	if s, ok := errors.AsType[*breaker.StatusError](err); ok && s.Response != nil && o == breaker.Failure {
 		return outcomeOf(ctx, s.Response.StatusCode)
 	}
@@ -58,6 +62,22 @@ func outcomeOf(ctx context.Context, status int) breaker.Outcome {
 
 var errNothing = errors.New("gateway: what Wrap returned gave neither a response nor an error")
 
+// strayError is what an attempt returns that was cancelled by another request. The
+// transport gives back the connection of an answer without a body before the
+// request learns of it; is that request cancelled just then, it closes the
+// connection under the next one. Nobody's target is to blame, and a retry helps.
+type strayError struct{ err error } // not to be unwrapped: this request was not cancelled
+
+func (e *strayError) Error() string {
+	return "gateway: the connection was closed by the end of another request: " + e.err.Error()
+}
+
+// ends reports whether err is what ends requests.
+func ends(err error) bool {
+	_, late := errors.AsType[timeoutError](err)
+	return late || errors.Is(err, context.Canceled) || errors.Is(err, retry.ErrLost) || errors.Is(err, errIdle)
+}
+
 // innermost stands right before what Wrap made of the transport. It notes what
 // is really sent, tells the breaker when it was the client who failed, and makes
 // up for what Wrap owes by the contract of a RoundTripper.
@@ -73,6 +93,9 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.send(req, i.next)
 	if err != nil && t.blameless() {
 		return nil, &clientFailure{err}
+	}
+	if err != nil && req.Context().Err() == nil && ends(err) {
+		return nil, &strayError{err}
 	}
 	switch {
 	case err != nil:

@@ -87,7 +87,7 @@ func (e Eject) lasts(n int) time.Duration {
 // outcome says what an attempt tells about the target.
 func outcome(ctx context.Context, resp *http.Response, err error) breaker.Outcome {
 	if err != nil {
-		return breaker.DefaultClassify(ctx, err)
+		return classify(ctx, err)
 	}
 	return outcomeOf(ctx, resp.StatusCode)
 }

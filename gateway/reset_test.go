@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/gateway"
+	"github.com/parley-go/parley/retry"
 )
 
 // cleartext serves h over HTTP/2 without TLS, and nothing else.
@@ -128,5 +131,29 @@ func TestNoTargetIsBlamedForStreamsThatAClientResets(t *testing.T) {
 				t.Errorf("%d failures of %d requests, want none of some", at.Failures, at.Requests)
 			}
 		})
+	}
+}
+
+// The storm above shows that it happens; here it does so each time.
+func TestCancellationOfAnotherRequestIsNobodysFaultAndRetried(t *testing.T) {
+	for _, stray := range []error{context.Canceled, fmt.Errorf("wrapped: %w", context.Canceled), retry.ErrLost} {
+		calls := 0
+		gw := build(t, gateway.Upstream{Targets: []string{"http://a", "http://b"}, Retry: quickRetry(), Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1},
+			Wrap: func(http.RoundTripper) http.RoundTripper {
+				return tripper(func(r *http.Request) (*http.Response, error) {
+					if calls++; calls == 1 {
+						return nil, stray
+					}
+					return status(http.StatusOK)(r)
+				})
+			}}, everything)
+		if w := ask(gw, http.MethodGet, "svc", "/"); w.Code != http.StatusOK || calls != 2 {
+			t.Errorf("status = %d after %d attempts, want 200 after 2", w.Code, calls)
+		}
+		for _, at := range gw.Stats().Upstreams[0].Targets {
+			if at.Failures > 0 || at.Ejected > 0 || at.Breaker != breaker.Closed {
+				t.Errorf("%+v, want no failure and no consequences", at)
+			}
+		}
 	}
 }
