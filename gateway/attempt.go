@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/retry"
@@ -72,6 +73,12 @@ func (e *strayError) Error() string {
 	return "gateway: the connection was closed by the end of another request: " + e.err.Error()
 }
 
+// tooLargeForTarget is what net/http says, and says in no other way, where the
+// header is larger than an HTTP/2 target has announced that it takes.
+const tooLargeForTarget = "request header list larger than peer's advertised limit"
+
+var errHeader = errors.New("gateway: the header is larger than the target takes; nothing was sent")
+
 // ends reports whether err is what ends requests.
 func ends(err error) bool {
 	_, late := errors.AsType[timeoutError](err)
@@ -93,6 +100,9 @@ func (i *innermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.send(req, i.next)
 	if err != nil && t.blameless() {
 		return nil, &clientFailure{err}
+	}
+	if err != nil && strings.Contains(err.Error(), tooLargeForTarget) {
+		return nil, &clientFailure{errHeader}
 	}
 	if err != nil && req.Context().Err() == nil && ends(err) {
 		return nil, &strayError{err}

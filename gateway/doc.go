@@ -147,7 +147,8 @@
 //	408  the body did not arrive within Timeout, IdleTimeout or AttemptTimeout
 //	413  the body exceeds the route's MaxBody
 //	414  path and query are longer than 8 KiB
-//	431  the header has more than 128 fields or 64 KiB
+//	431  the header has more than 128 fields or 64 KiB, or more than an HTTP/2 target
+//	     has announced that it takes
 //	499  the client left first; it gets no body
 //	501  the method is not a plausible one, or CONNECT or TRACE
 //	502  the upstream could not be reached or broke the protocol

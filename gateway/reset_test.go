@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 func cleartext(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
+	s.Config.MaxHeaderBytes = 8 << 10 // as servers of gRPC grant, and say
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Config.ErrorLog = quiet(t)
@@ -155,5 +157,24 @@ func TestCancellationOfAnotherRequestIsNobodysFaultAndRetried(t *testing.T) {
 				t.Errorf("%+v, want no failure and no consequences", at)
 			}
 		}
+	}
+}
+
+// HTTP/2 servers say how large a header they take, and the transport sends none
+// that is larger.
+func TestHeaderThatATargetDoesNotTakeIs431AndNotTheTargetsFault(t *testing.T) {
+	at := cleartext(t, func(http.ResponseWriter, *http.Request) {})
+	gw := build(t, gateway.Upstream{Targets: []string{at}, HTTP2: true, Retry: quickRetry(), Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1, MaxRate: 1}}, everything)
+	s := serve(t, gw)
+	get(t, s.URL) // from now on the limit is known
+	for range 3 {
+		resp, body := exchange(t, s, "GET / HTTP/1.1", "Host: svc", "X-Large: "+strings.Repeat("x", 20<<10))
+		wantProblem(t, resp, body, http.StatusRequestHeaderFieldsTooLarge)
+	}
+	if resp, body := get(t, s.URL); resp.StatusCode != http.StatusOK {
+		t.Errorf("another client gets %s %s, want 200", resp.Status, body)
+	}
+	if at := gw.Stats().Upstreams[0].Targets[0]; at.Failures > 0 {
+		t.Errorf("%+v, want no failure", at)
 	}
 }
