@@ -45,6 +45,10 @@ func (p *proxy) forward(r *http.Request, t *trip) error {
 	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
 		t.header = outbound(r.Header)
 	}
+	if t.upstream.HTTP2 { // has no upgrades, and its transport would fail in the target's name
+		delete(t.header, "Connection")
+		delete(t.header, "Upgrade")
+	}
 	t.tries.begin(t.upstream)
 	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {

@@ -178,3 +178,18 @@ func TestHeaderThatATargetDoesNotTakeIs431AndNotTheTargetsFault(t *testing.T) {
 		t.Errorf("%+v, want no failure", at)
 	}
 }
+
+// P10: without the guard one request opened the breaker.
+func TestUpgradeOfAnHTTP2TargetIsServedAsAPlainRequest(t *testing.T) {
+	at := cleartext(t, func(http.ResponseWriter, *http.Request) {})
+	gw := build(t, gateway.Upstream{Targets: []string{at}, HTTP2: true, Retry: quickRetry(), Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1, MaxRate: 1}}, everything)
+	s := serve(t, gw)
+	for range 3 {
+		if resp, body := exchange(t, s, "GET / HTTP/1.1", "Host: svc", "Connection: Upgrade", "Upgrade: websocket"); resp.StatusCode != http.StatusOK {
+			t.Errorf("response = %s %s, want a plain 200", resp.Status, body)
+		}
+	}
+	if at := gw.Stats().Upstreams[0].Targets[0]; at.Failures > 0 {
+		t.Errorf("%+v, want no failure", at)
+	}
+}

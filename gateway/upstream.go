@@ -107,7 +107,9 @@ type Upstream struct {
 	Wrap func(http.RoundTripper) http.RoundTripper
 
 	// HTTP2 speaks nothing but HTTP/2 to the targets, and to http targets without
-	// asking first, as gRPC servers expect. Default: HTTP/1.1 to http targets, and
+	// asking first, as gRPC servers expect. Who asks for WebSocket gets a plain
+	// answer then. Set it where targets speak nothing else, or such a request would
+	// fail in their name. Default: HTTP/1.1 to http targets, and
 	// to https targets what the handshake agrees on.
 	HTTP2 bool
 
