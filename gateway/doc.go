@@ -99,7 +99,10 @@
 //     what middleware has left behind.
 //
 // Not guaranteed: that an upstream answers once it has begun. Timeout ends with
-// its headers; a stream may go on for as long as something moves. The target of a
+// its headers; a stream may go on for as long as something moves. The end of an
+// answer that net/http has in its buffer, 4 KiB at most, waits for its client
+// without a bound. A large body to a target that answers early and closes at once,
+// without reading the rest, may count against it. The target of a
 // breaker with SlowCall is blamed for clients that upload slowly. Two gateways do
 // not know of each other: each checks, ejects and balances by what it has seen
 // itself. A [Hash] keeps a key at its target only while that is well. Ejection

@@ -140,7 +140,8 @@ func TestNoTargetIsBlamedForStreamsThatAClientResets(t *testing.T) {
 func TestCancellationOfAnotherRequestIsNobodysFaultAndRetried(t *testing.T) {
 	for _, stray := range []error{context.Canceled, fmt.Errorf("wrapped: %w", context.Canceled), retry.ErrLost} {
 		calls := 0
-		gw := build(t, gateway.Upstream{Targets: []string{"http://a", "http://b"}, Retry: quickRetry(), Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1},
+		gw := build(t, gateway.Upstream{
+			Targets: []string{"http://a", "http://b"}, Retry: quickRetry(), Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1},
 			Wrap: func(http.RoundTripper) http.RoundTripper {
 				return tripper(func(r *http.Request) (*http.Response, error) {
 					if calls++; calls == 1 {
@@ -148,7 +149,8 @@ func TestCancellationOfAnotherRequestIsNobodysFaultAndRetried(t *testing.T) {
 					}
 					return status(http.StatusOK)(r)
 				})
-			}}, everything)
+			},
+		}, everything)
 		if w := ask(gw, http.MethodGet, "svc", "/"); w.Code != http.StatusOK || calls != 2 {
 			t.Errorf("status = %d after %d attempts, want 200 after 2", w.Code, calls)
 		}

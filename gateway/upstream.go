@@ -141,7 +141,8 @@ type Upstream struct {
 	MaxIdle int
 
 	// MaxConns bounds the connections to each target; requests wait for one.
-	// Tunnels count. Default: no bound. Negative is a fault.
+	// Tunnels count. A wait that lasts for the route's Timeout counts against the
+	// target. Default: no bound. Negative is a fault.
 	MaxConns int
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/gateway"
 )
 
@@ -107,5 +108,71 @@ func TestMiddlewareMayChangeThePathAlone(t *testing.T) {
 		if got, _ := backend.last(t); got.RequestURI != c.want {
 			t.Errorf("upstream sees %s, want %s", got.RequestURI, c.want)
 		}
+	}
+}
+
+// panicPicker panics where it is told to.
+type panicPicker struct{ at *string }
+
+func (p panicPicker) Over([]*gateway.Instance) func(*http.Request) int {
+	if *p.at == "Over" {
+		panic("Over")
+	}
+	return func(*http.Request) int {
+		if *p.at == "pick" {
+			panic("pick")
+		}
+		return 0
+	}
+}
+
+func TestPanicsOfTheUsersGoOnAndLeaveNothingInFlight(t *testing.T) {
+	var at string
+	wrap := func(http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			switch at {
+			case "Wrap":
+				panic("Wrap")
+			case "Over": // a failure that ejects
+				return status(http.StatusInternalServerError)(r)
+			}
+			return status(http.StatusOK)(r)
+		})
+	}
+	split := gateway.Route{Pattern: "/", Split: []gateway.Share{{Upstream: "svc", Weight: 1}}}
+	split.SplitBy = func(*http.Request) string {
+		if at == "SplitBy" {
+			panic("SplitBy")
+		}
+		return ""
+	}
+	split.Use = use(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if next.ServeHTTP(w, r); at == "Use" {
+				panic("Use")
+			}
+		})
+	})
+	gw := build(t, gateway.Upstream{
+		Targets: []string{"http://a", "http://b"}, Picker: panicPicker{&at}, Wrap: wrap, Breaker: &breaker.Config{},
+		Eject: &gateway.Eject{Consecutive: 1}, Retry: quickRetry(),
+	}, split)
+	for _, at = range []string{"pick", "Wrap", "Over", "SplitBy", "Use"} {
+		func() {
+			defer func() {
+				if got := recover(); got != any(at) {
+					t.Errorf("panic of %s came out as %v", at, got)
+				}
+			}()
+			ask(gw, http.MethodPost, "svc", "/")
+		}()
+	}
+	at = ""
+	if w := ask(gw, http.MethodGet, "svc", "/"); w.Code != http.StatusOK {
+		t.Errorf("status afterwards = %d, want 200", w.Code)
+	}
+	u := gw.Stats().Upstreams[0]
+	if u.InFlight != 0 || u.Targets[0].InFlight != 0 || u.Targets[1].InFlight != 0 {
+		t.Errorf("%+v, want nothing in flight", u)
 	}
 }
