@@ -38,6 +38,11 @@ func parseTarget(s string) (*url.URL, error) {
 
 const maxPort = 1<<16 - 1
 
+// maxAnswerHeader bounds the header of an answer. Some servers repeat fields of the
+// request, as CORS invites to: a client that sends as much as it may must not get
+// a target blamed for it.
+const maxAnswerHeader = 2 * maxHeaderBytes
+
 // validPort accepts the port of a URL, which may be missing.
 func validPort(s string) bool {
 	n, err := strconv.Atoi(s)
@@ -65,7 +70,7 @@ func (u *Upstream) transport() *http.Transport {
 		IdleConnTimeout:        u.IdleTimeout,
 		ResponseHeaderTimeout:  u.HeaderTimeout,
 		ExpectContinueTimeout:  u.ContinueTimeout,
-		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxResponseHeaderBytes: maxAnswerHeader,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
 	}

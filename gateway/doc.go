@@ -117,7 +117,8 @@
 // 256 idle connections a target instead of the 2 of [http.Transport], because
 // dialling anew triples the cost of a request. 64 KiB of a body are kept for
 // another attempt, and only where the method or an Idempotency-Key permits one.
-// 64 KiB bound the headers of an upstream, and the answer to a check. An upstream has
+// 128 KiB bound the headers of an upstream, twice what a client may send, since some
+// repeat it; 64 KiB the answer to a check. An upstream has
 // 1000 targets at most. 32 proxies are seen through. No proxy is trusted, since an
 // address can be anybody's; X-User, X-User-*, X-Auth-*, X-Authenticated-*,
 // X-Remote-User and Remote-User name a user, since services take their word: an

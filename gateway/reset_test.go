@@ -195,3 +195,18 @@ func TestUpgradeOfAnHTTP2TargetIsServedAsAPlainRequest(t *testing.T) {
 		t.Errorf("%+v, want no failure", at)
 	}
 }
+
+func TestTargetThatRepeatsTheLargestHeaderIsNotBlamed(t *testing.T) {
+	backend := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
+		w.Header().Set("Set-Cookie", strings.Repeat("x", 4<<10))
+	}))
+	gw := build(t, gateway.Upstream{Targets: []string{backend.URL}}, everything)
+	resp, body := exchange(t, serve(t, gw), "OPTIONS / HTTP/1.1", "Host: svc", "Access-Control-Request-Headers: "+strings.Repeat("x", 63<<10))
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("response = %s %s, want 200", resp.Status, body)
+	}
+	if at := gw.Stats().Upstreams[0].Targets[0]; at.Failures > 0 {
+		t.Errorf("%+v, want no failure", at)
+	}
+}
