@@ -76,7 +76,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			if ends[one] == nil {
 				own, end := context.WithCancel(ctx)
 				ends[one] = end
-				all.Go(func() { one.run(own) })
+				all.Go(func() { one.run(own, ctx) })
 			}
 		}
 		for one, end := range ends {

@@ -415,3 +415,30 @@ func TestCloseReturnsAlsoWhereAHandlerDoesNot(t *testing.T) {
 		t.Errorf("Close() = %v, want %v", err, over)
 	}
 }
+
+// A check that is cancelled just when its answer comes may take down the connection
+// of the next request with it.
+func TestReloadCancelsNoCheckThatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		wrap := func(http.RoundTripper) http.RoundTripper {
+			return tripper(func(r *http.Request) (*http.Response, error) {
+				select {
+				case <-r.Context().Done():
+				case <-time.After(time.Minute):
+				}
+				ended <- r.Context().Err()
+				return status(http.StatusOK)(r)
+			})
+		}
+		gw := mustBuild(t, planned(&gateway.Upstream{
+			Name: "old", Targets: []string{"http://a"}, Wrap: wrap, Health: &gateway.Health{Path: "/", Interval: time.Second, Timeout: time.Hour},
+		}))
+		running(t, gw)
+		time.Sleep(10 * time.Second) // by now a check is under way
+		mustReload(t, gw, planned())
+		if err := <-ended; err != nil {
+			t.Errorf("the check's context ended by %v, want it to go on", err)
+		}
+	})
+}

@@ -140,8 +140,9 @@ func (d DNS) target(host string, port, weight int) Target {
 
 const resolveTimeout = 10 * time.Second
 
-// run does what Gateway.Run does for one pool.
-func (p *pool) run(ctx context.Context) {
+// run does what Gateway.Run does for one pool, until ctx ends. Checks under way may
+// last as long as all of Run: see attend.
+func (p *pool) run(ctx, whole context.Context) {
 	defer p.tidy() // of what the last checks have left
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -163,7 +164,7 @@ func (p *pool) run(ctx context.Context) {
 			if ends[i] == nil {
 				own, end := context.WithCancel(ctx)
 				ends[i] = end
-				all.Go(func() { p.attend(own, i) })
+				all.Go(func() { p.attend(own, whole, i) })
 			}
 		}
 		for i, end := range ends {
