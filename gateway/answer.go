@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync/atomic"
 )
 
 // answer is the ResponseWriter that the proxy core writes to. It is there for the
@@ -16,7 +17,16 @@ type answer struct {
 	early http.Header // of an informational response; nil until there is one
 	bare  bool        // the client knows no informational responses
 	final bool        // the real response has come
+	hints atomic.Int32
 }
+
+// What the informational responses are up to. The core waits for one that is being
+// written, so that a client who takes none must not make the trip outlast its time.
+const (
+	hintsWelcome = iota
+	hintUnderWay
+	hintsOver
+)
 
 // Header implements [http.ResponseWriter].
 func (a *answer) Header() http.Header {
@@ -37,6 +47,7 @@ func (a *answer) WriteHeader(status int) {
 	case status == http.StatusContinue:
 		// The server says it itself, as soon as the body is read.
 	case a.bare: // RFC 9110 §15.2
+	case !a.hints.CompareAndSwap(hintsWelcome, hintUnderWay):
 	default:
 		removeHopByHop(a.early)
 		h := a.ResponseWriter.Header()
@@ -46,6 +57,7 @@ func (a *answer) WriteHeader(status int) {
 		a.ResponseWriter.WriteHeader(status)
 		clear(h)
 		maps.Copy(h, kept)
+		a.hints.CompareAndSwap(hintUnderWay, hintsWelcome)
 	}
 }
 

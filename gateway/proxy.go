@@ -45,6 +45,10 @@ func (p *proxy) forward(r *http.Request, t *trip) error {
 	if len(t.route.Use) > 0 { // which may look at its request afterwards, or forward it again
 		t.header = outbound(r.Header)
 	}
+	if t.upstream.HTTP2 { // has no upgrades, and its transport would fail in the target's name
+		delete(t.header, "Connection")
+		delete(t.header, "Upgrade")
+	}
 	t.tries.begin(t.upstream)
 	p.core.ServeHTTP(&t.answer, in)
 	if t.err != nil && t.tunnel != nil {
@@ -86,7 +90,7 @@ func (o *outermost) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp.Request = req
 	t := tripOf(req.Context())
 	if at := t.tries.of(resp); at != nil {
-		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
+		t.exchange.tell(func(s *story) { s.target = at.url.Host }) // a hedged attempt may have left after this one
 		if s := t.upstream.Sticky; s != nil && resp.StatusCode < http.StatusInternalServerError {
 			s.renew(resp, req, at)
 		}
@@ -108,10 +112,11 @@ func (b *upstreamBody) Read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		removeFraming(b.resp.Trailer)
 	case err != nil:
-		b.trip.exchange.err = err
+		why := err
 		if cause := context.Cause(b.trip); cause != nil {
-			b.trip.exchange.err = cause
+			why = cause
 		}
+		b.trip.exchange.tell(func(s *story) { s.err = why })
 	}
 	return n, err
 }
