@@ -39,6 +39,9 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	if l == nil || !l.Logger.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}
+	x.mu.Lock() // a Fallback of what middleware has left behind may still be at work
+	tale := x.story
+	x.mu.Unlock()
 	// Made here, a record costs neither a search for the line of code that it comes
 	// from, which is always this one, nor a second slice.
 	now := time.Now()
@@ -49,19 +52,19 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 		slog.Int("status", x.finalStatus(whole)),
 		slog.Int64("bytes", x.written.Load()),
 		slog.Duration("duration", now.Sub(x.started)),
-		slog.String("upstream", x.upstream),
-		slog.String("target", x.target),
-		slog.Int("attempts", x.attempts),
+		slog.String("upstream", tale.upstream),
+		slog.String("target", tale.target),
+		slog.Int("attempts", tale.attempts),
 		slog.String("request_id", x.id[0]),
 	)
 	if !whole {
 		line.AddAttrs(slog.Bool("aborted", true))
 	}
-	if x.fallback {
+	if tale.fallback {
 		line.AddAttrs(slog.Bool("fallback", true))
 	}
-	if x.err != nil {
-		line.AddAttrs(slog.String("err", printable(x.err.Error(), maxLogText)))
+	if tale.err != nil {
+		line.AddAttrs(slog.String("err", printable(tale.err.Error(), maxLogText)))
 	}
 	_ = l.Logger.Handler().Handle(r.Context(), line) // a log that fails stops no request
 }

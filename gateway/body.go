@@ -21,7 +21,9 @@ type clientBody struct {
 	patience time.Duration         // for which a Read waits, while timed
 	waiting  atomic.Bool           // a Read is in progress
 	ended    atomic.Pointer[error] // how reading ended, io.EOF where all was well
+	last     atomic.Int64          // when it ended, since the exchange started; 0 until then
 	clock    atomic.Int32          // timed, untimed, broken or stopped
+	mu       sync.Mutex            // held to set a deadline, so that stopped means that none will be
 }
 
 // What bounds the reading of a body.
@@ -45,6 +47,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.x.move()
 	}
 	if err != nil {
+		b.last.CompareAndSwap(0, int64(time.Since(b.x.started)))
 		b.ended.CompareAndSwap(nil, &err)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			b.clock.CompareAndSwap(timed, broken)
@@ -78,6 +81,10 @@ func (b *clientBody) stop(to int32) {
 	if b == nil {
 		return
 	}
+	if to == stopped { // once no deadline is being set
+		b.mu.Lock()
+		defer b.mu.Unlock()
+	}
 	for {
 		now := b.clock.Load()
 		if now >= to {
@@ -95,7 +102,15 @@ func (b *clientBody) stop(to int32) {
 	}
 }
 
+// deadline bounds reading, as long as the writer is the request's. A transport may
+// read the body after it has given up, when the handler has returned: the server's
+// writer is gone by then, or another request's.
 func (b *clientBody) deadline(at time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clock.Load() == stopped {
+		return true
+	}
 	return http.NewResponseController(b.x.ResponseWriter).SetReadDeadline(at) == nil
 }
 
@@ -111,6 +126,15 @@ func (b *clientBody) unfinished() bool {
 	}
 	_, above := errors.AsType[*http.MaxBytesError](*err)
 	return above
+}
+
+// since is for how long the client has had nothing more to send, false where it
+// still has or never had anything.
+func (b *clientBody) since() (time.Duration, bool) {
+	if b == nil || b.last.Load() == 0 {
+		return 0, false
+	}
+	return time.Since(b.x.started) - time.Duration(b.last.Load()), true
 }
 
 // failure returns the error that ended reading, nil where all is well.

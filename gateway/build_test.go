@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -25,7 +26,7 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 	b.Upstream(nil)
 	b.Upstream(&gateway.Upstream{})
 	b.Upstream(&gateway.Upstream{
-		Name: "bad", Targets: []string{"h:80", "ftp://h", "http://", "http://u:pw@h", "http://h?q", "http://h/#f", "http://h/a/../b", ":"},
+		Name: "bad", Targets: []string{"h:80", "ftp://h", "http://", "http://u:pw@h", "http://h?q", "http://h/#f", "http://h/a/../b", ":", "http://h:70000"},
 		Retry: &retry.Policy{MaxAttempts: -1}, TLS: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10},
 		DialTimeout: -1, IdleTimeout: -1, MaxIdle: -1, MaxConns: -1,
 		Wrap: func(http.RoundTripper) http.RoundTripper { return nil },
@@ -43,6 +44,11 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 	b.Upstream(&gateway.Upstream{Name: "picker", Targets: []string{"http://h"}, Picker: noPicker{}})
 	b.Upstream(&gateway.Upstream{Name: "bad name", Targets: []string{"http://h"}})
 	b.Upstream(&gateway.Upstream{Name: "fuse", Targets: []string{"http://h"}, Breaker: &breaker.Config{Consecutive: -1}})
+	b.Upstream(&gateway.Upstream{Name: "dns", Resolver: &gateway.DNS{SRV: true, Port: 80, Scheme: "ftp"}, Picker: &gateway.Hash{}})
+	b.Upstream(&gateway.Upstream{Name: "port", Resolver: gateway.DNS{Name: "h", Port: 65536}, Picker: &gateway.LeastLoaded{Choices: -2}})
+	b.Upstream(&gateway.Upstream{Name: "nil", Resolver: (*gateway.DNS)(nil), Picker: (*gateway.Hash)(nil)})
+	b.Upstream(&gateway.Upstream{Name: "nil, too", Targets: []string{"http://h"}, Picker: (*gateway.LeastLoaded)(nil)})
+	b.Upstream(&gateway.Upstream{Name: "twice", Targets: []string{"http://h", "http://h/"}, Eject: &gateway.Eject{MaxRate: math.NaN()}})
 	b.Upstream(&gateway.Upstream{Name: "good", Targets: []string{"http://h"}})
 	b.Upstream(&gateway.Upstream{Name: "good", Targets: []string{"http://h"}})
 	b.Route(gateway.Route{Pattern: "GET /x/{a}", Upstream: "good"})
@@ -67,6 +73,10 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 		`Health.Path "healthz"`, "Health.Status 100", "Health.Interval -1ns", "Health.Timeout -1ns", "Health.Fall -1", "Health.Rise -1",
 		"Eject.Consecutive -1", "Eject.For -1ns", "Eject.MaxFor -2ns", "Eject.MaxRate 2",
 		`Upstream "hash": Sticky.Keys is empty`, "By is nil", "MaxLoadRate 0.5 is below 1", "Targets has 1001 elements", `Upstream "picker": Picker returned nil`,
+		"Targets[8]: its port is outside", `Upstream "dns": Picker: By is nil`, `Upstream "dns": Resolver: Name is empty`,
+		"SRV and Port contradict", `of Scheme "ftp" and Path "" no target`, "Port 65536 is outside", "Choices -2 is negative",
+		`Upstream "nil": Picker is nil`, `Upstream "nil": Resolver is nil`, `Upstream "nil, too": Picker is nil`,
+		"Targets[1]: it stands twice", "Eject.MaxRate NaN",
 		`Name "bad name" has`, `Upstream "fuse": Breaker: `, `Upstream "good": the name is taken`,
 		`Route "/x/{b}": there is no Upstream "nobody"`, "Timeout -1ns is negative", "MaxBody -1 is negative", "Rewrite: the pattern has no such segment",
 		`Route "GET /{c}/y": conflicts with "GET /x/{a}"`, "Use[0] is nil", "Use[1] returned nil",
@@ -88,6 +98,24 @@ func TestBuildNamesEveryFaultOnOneLine(t *testing.T) {
 type noPicker struct{}
 
 func (noPicker) Over([]*gateway.Instance) func(*http.Request) int { return nil }
+
+func TestCopiesOfABuilderAreIndependent(t *testing.T) {
+	to := func(path string) gateway.Route {
+		return gateway.Route{Pattern: path, Redirect: gateway.Redirect{To: "/x"}}
+	}
+	var base gateway.Builder
+	for _, path := range []string{"/a", "/b", "/c"} { // append leaves room for a fourth
+		base.Route(to(path))
+	}
+	one, two := base, base
+	one.Route(to("/one"))
+	two.Route(to("/two"))
+	for path, b := range map[string]*gateway.Builder{"/one": &one, "/two": &two} {
+		if got := ask(mustBuild(t, b), http.MethodGet, "svc", path).Code; got != http.StatusTemporaryRedirect {
+			t.Errorf("%s = %d, want 307", path, got)
+		}
+	}
+}
 
 func TestPatternsThatCanNeverMatchAreFaults(t *testing.T) {
 	for _, p := range []string{

@@ -23,7 +23,7 @@ func (e *edge) conditions(r *Route) (all []condition, faults []string) {
 	for name, value := range r.Header {
 		key := http.CanonicalHeaderKey(name)
 		switch {
-		case !validField(name):
+		case !plainName(name):
 			faults = append(faults, fmt.Sprintf("Header: %q is not the name of a field", name))
 		case dropped(key) || e.identity.has(key) || key == "Host" || key == requestIDHeader:
 			faults = append(faults, fmt.Sprintf("Header: %s is not the client's to set, and never matches", key))

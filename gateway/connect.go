@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -21,6 +22,8 @@ func parseTarget(s string) (*url.URL, error) {
 		return nil, errors.New("its scheme is neither http nor https")
 	case u.Host == "" || u.Hostname() == "":
 		return nil, errors.New("it has no host")
+	case !validPort(u.Port()):
+		return nil, errors.New("its port is outside of 1 to 65535")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New("it has more than scheme, host and path")
 	}
@@ -31,6 +34,19 @@ func parseTarget(s string) (*url.URL, error) {
 	}
 	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
 	return u, nil
+}
+
+const maxPort = 1<<16 - 1
+
+// maxAnswerHeader bounds the header of an answer. Some servers repeat fields of the
+// request, as CORS invites to: a client that sends as much as it may must not get
+// a target blamed for it.
+const maxAnswerHeader = 2 * maxHeaderBytes
+
+// validPort accepts the port of a URL, which may be missing.
+func validPort(s string) bool {
+	n, err := strconv.Atoi(s)
+	return s == "" || err == nil && n >= 1 && n <= maxPort
 }
 
 // transport returns the connections to the upstream. Nothing of the environment
@@ -54,7 +70,7 @@ func (u *Upstream) transport() *http.Transport {
 		IdleConnTimeout:        u.IdleTimeout,
 		ResponseHeaderTimeout:  u.HeaderTimeout,
 		ExpectContinueTimeout:  u.ContinueTimeout,
-		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxResponseHeaderBytes: maxAnswerHeader,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
 	}

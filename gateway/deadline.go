@@ -84,7 +84,7 @@ type deadlines struct {
 // RoundTrip implements [http.RoundTripper].
 func (d *deadlines) RoundTrip(req *http.Request) (*http.Response, error) {
 	t := tripOf(req.Context())
-	if t.exchange.attempts > 0 {
+	if t.told[0] != "" {
 		// What sent the attempt before may still read the header.
 		header := req.Header.Clone()
 		req = req.WithContext(req.Context())
@@ -103,7 +103,7 @@ func (t *trip) announce(h http.Header, patience time.Duration) {
 		left = min(left, patience)
 	}
 	value := t.told[:] // of the first attempt; another one may come while it is read
-	if t.exchange.attempts > 0 {
+	if t.told[0] != "" {
 		value = make([]string, 1)
 	}
 	value[0] = strconv.FormatInt(max(left.Milliseconds(), 1), 10)

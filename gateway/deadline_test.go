@@ -3,12 +3,14 @@ package gateway_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/parley-go/parley/breaker"
 	"github.com/parley-go/parley/gateway"
 	"github.com/parley-go/parley/internal/memhttp"
 	"github.com/parley-go/parley/retry"
@@ -92,6 +94,32 @@ func TestDeadlineOfTheClientIsNotTheTargetsFault(t *testing.T) {
 				t.Errorf("%s: %d attempts reached the target, want 5", line, n)
 			}
 		})
+	}
+}
+
+// A stranger in a hurry must not be able to close targets that keep to what they
+// are told.
+func TestTargetThatAnswers504ToAClientInAHurryIsNotBlamed(t *testing.T) {
+	for _, c := range []struct {
+		timeout string
+		want    uint64
+	}{{"100", 0}, {"", 1}, {"30000", 1}} {
+		f := newFleet()
+		f.set("a", status(http.StatusGatewayTimeout))
+		gw := build(t, gateway.Upstream{Targets: []string{"http://a"}, Wrap: f.wrap, Breaker: trippy(), Eject: &gateway.Eject{Consecutive: 1, MaxRate: 1}}, everything)
+		r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+		r.Header.Set("X-Request-Timeout", c.timeout)
+		w := httptest.NewRecorder()
+		gw.ServeHTTP(w, r)
+		if w.Code != http.StatusGatewayTimeout {
+			t.Errorf("status = %d, want the target's 504", w.Code)
+		}
+		at := gw.Stats().Upstreams[0].Targets[0]
+		blamed := at.Failures == 1 && at.Ejected > 0 && at.Breaker == breaker.Open
+		spared := at.Failures == 0 && at.Ejected == 0 && at.Breaker == breaker.Closed
+		if c.want == 1 && !blamed || c.want == 0 && !spared {
+			t.Errorf("X-Request-Timeout %q: %+v, want %d failures with their consequences", c.timeout, at, c.want)
+		}
 	}
 }
 

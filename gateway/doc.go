@@ -59,9 +59,9 @@
 //   - The upstream sees X-Forwarded-For, -Host, -Proto and X-Request-Id as the
 //     gateway sets them, from the word of trusted proxies and nobody else's. The
 //     first in X-Forwarded-For is what [ClientIP] says. Every other field named
-//     X-Forwarded…, Forwarded, X-Real-Ip and every name with an underscore is
-//     dropped, and so are other names by which servers learn a client's address,
-//     certificate, path or method.
+//     X-Forwarded…, Forwarded, X-Real-Ip and every name of other characters than
+//     letters, digits and hyphens is dropped, and so are the other names that are
+//     known to tell servers a client's address, certificate, host, path or method.
 //   - Fields that name a user are for Use alone to set.
 //   - Connections are upgraded to WebSocket and to nothing else. An upstream that
 //     switches to anything else is answered for by 502, and its connection closed.
@@ -101,7 +101,10 @@
 //     what middleware has left behind.
 //
 // Not guaranteed: that an upstream answers once it has begun. Timeout ends with
-// its headers; a stream may go on for as long as something moves. The target of a
+// its headers; a stream may go on for as long as something moves. The end of an
+// answer that net/http has in its buffer, 4 KiB at most, waits for its client
+// without a bound. A large body to a target that answers early and closes at once,
+// without reading the rest, may count against it. The target of a
 // breaker with SlowCall is blamed for clients that upload slowly. Two gateways do
 // not know of each other: each checks, ejects and balances by what it has seen
 // itself. A [Hash] keeps a key at its target only while that is well. Ejection
@@ -116,7 +119,8 @@
 // 256 idle connections a target instead of the 2 of [http.Transport], because
 // dialling anew triples the cost of a request. 64 KiB of a body are kept for
 // another attempt, and only where the method or an Idempotency-Key permits one.
-// 64 KiB bound the headers of an upstream, and the answer to a check. An upstream has
+// 128 KiB bound the headers of an upstream, twice what a client may send, since some
+// repeat it; 64 KiB the answer to a check. An upstream has
 // 1000 targets at most. 32 proxies are seen through. No proxy is trusted, since an
 // address can be anybody's; X-User, X-User-*, X-Auth-*, X-Authenticated-*,
 // X-Remote-User and Remote-User name a user, since services take their word: an
@@ -149,7 +153,8 @@
 //	408  the body did not arrive within Timeout, IdleTimeout or AttemptTimeout
 //	413  the body exceeds the route's MaxBody
 //	414  path and query are longer than 8 KiB
-//	431  the header has more than 128 fields or 64 KiB
+//	431  the header has more than 128 fields or 64 KiB, or more than an HTTP/2 target
+//	     has announced that it takes
 //	499  the client left first; it gets no body
 //	501  the method is not a plausible one, or CONNECT or TRACE
 //	502  the upstream could not be reached or broke the protocol

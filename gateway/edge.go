@@ -47,7 +47,7 @@ func defaultIdentity() []string {
 func newIdentity(patterns []string) (id identity, fault string) {
 	for _, p := range patterns {
 		name, prefix := strings.CutSuffix(p, "*")
-		if !validField(name) || strings.Contains(name, "*") {
+		if !plainName(name) {
 			return id, fmt.Sprintf("%q is neither the name of a field nor the beginning of one and a *", p)
 		}
 		if prefix {
@@ -71,15 +71,4 @@ func (id *identity) has(name string) bool {
 		}
 	}
 	return false
-}
-
-// validField reports whether a name is one that a field of a request can have
-// and keep: names with an underscore are dropped.
-func validField(name string) bool {
-	for i := range len(name) {
-		if c := name[i]; !alphanumeric(c) && strings.IndexByte("!#$%&'*+-.^`|~", c) < 0 {
-			return false
-		}
-	}
-	return name != ""
 }

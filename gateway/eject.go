@@ -15,7 +15,8 @@ import (
 // Eject takes a target out of the choice for a while when the requests to it
 // fail one after the other: the passive half of health. What counts as a failure
 // is what a breaker counts as one, an error that is not the client's, or status
-// 500, 502, 503 or 504. An ejected target comes back by itself.
+// 500, 502, 503 or 504, the last save where the client gave less time than its
+// route does. An ejected target comes back by itself.
 //
 // A breaker and ejection answer different questions. The breaker rejects at a
 // rate of failures and lets a probe try; ejection is quicker to act, and never
@@ -66,7 +67,7 @@ func (e Eject) faults() (faults []string) {
 	if e.MaxFor < 0 || e.MaxFor > 0 && e.MaxFor < e.For {
 		faults = append(faults, fmt.Sprintf("Eject.MaxFor %v is below For", e.MaxFor))
 	}
-	if e.MaxRate < 0 || e.MaxRate > 1 {
+	if !(e.MaxRate >= 0 && e.MaxRate <= 1) {
 		faults = append(faults, fmt.Sprintf("Eject.MaxRate %v is outside of 0 to 1", e.MaxRate))
 	}
 	return faults
@@ -86,12 +87,9 @@ func (e Eject) lasts(n int) time.Duration {
 // outcome says what an attempt tells about the target.
 func outcome(ctx context.Context, resp *http.Response, err error) breaker.Outcome {
 	if err != nil {
-		return breaker.DefaultClassify(ctx, err)
+		return classify(ctx, err)
 	}
-	if resp.StatusCode == http.StatusTooManyRequests { // see classify
-		return breaker.Success
-	}
-	return breaker.ClassifyStatus(resp.StatusCode)
+	return outcomeOf(ctx, resp.StatusCode)
 }
 
 // judge books the outcome of an attempt, and ejects the target when that was one

@@ -22,26 +22,37 @@ type exchange struct {
 	id      [1]string   // an array, to be the value of a header
 	body    *clientBody // nil where the request has none
 
-	status   int
-	written  atomic.Int64           // bytes of the body, or of a tunnel towards the client
-	moved    atomic.Int64           // when bytes last moved in either direction, since started
-	tunnel   atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
-	tunnels  *tunnels               // of the gateway; nil in an exchange that no gateway knows
-	upstream string
-	target   string
-	attempts int
-	fallback bool
-	err      error // why the upstream's answer is not the client's
-
+	status  int
+	written atomic.Int64           // bytes of the body, or of a tunnel towards the client
+	moved   atomic.Int64           // when bytes last moved in either direction, since started
+	tunnel  atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
+	tunnels *tunnels               // of the gateway; nil in an exchange that no gateway knows
 	// Room for what nearly every exchange needs one of.
 	url   url.URL
 	first trip
 	begun atomic.Bool // first is in use
 
 	mu    sync.Mutex
+	story       // guarded by mu: middleware may forward twice at once
 	over  bool  // guarded by mu: no trip begins any more
 	trips *trip // guarded by mu: those that have not ended, linked by next
 	live  sync.WaitGroup
+}
+
+// story is what the access log tells of the trips; of several the last word counts.
+type story struct {
+	upstream string
+	target   string
+	attempts int
+	fallback bool
+	err      error // why the upstream's answer is not the client's
+}
+
+// tell adds to the story.
+func (x *exchange) tell(add func(*story)) {
+	x.mu.Lock()
+	add(&x.story)
+	x.mu.Unlock()
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, e *edge) *exchange {
@@ -120,8 +131,26 @@ func (x *exchange) end() {
 	for _, t := range left {
 		t.abort(context.Canceled)
 	}
+	if len(left) > 0 {
+		x.outlast()
+	}
 	x.live.Wait()
 	x.body.stop(stopped)
+}
+
+// outlast waits until what has been aborted has ended. A deadline would end a
+// Write to the client at once, but most middleware that leaves something behind
+// has let it write elsewhere, and its own answer still has to be sent.
+func (x *exchange) outlast() {
+	cut := make(chan struct{})
+	timer := time.AfterFunc(lingerTimeout, func() {
+		defer close(cut)
+		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Now())
+	})
+	x.live.Wait()
+	if !timer.Stop() {
+		<-cut // the deadline must not meet the connection's next request
+	}
 }
 
 // WriteHeader implements [http.ResponseWriter].

@@ -30,6 +30,8 @@ func diagnose(r *http.Request, t *trip, err error) failure {
 	switch {
 	case t.starved.Load(), silent && !late:
 		return starved()
+	case errors.Is(err, errHeader):
+		return tooLargeHeader()
 	case !late && errors.Is(r.Context().Err(), context.Canceled): // the server cancels a request whose body it stops reading, too
 		return failure{status: statusClientGone}
 	case broken != nil && !silent:
@@ -58,6 +60,10 @@ func blameClient(err error) failure {
 		return failure{status: http.StatusRequestEntityTooLarge, detail: "the request body is too large; send less"}
 	}
 	return failure{status: http.StatusBadRequest, detail: "the request body is malformed; check its framing"}
+}
+
+func tooLargeHeader() failure {
+	return failure{status: http.StatusRequestHeaderFieldsTooLarge, detail: "the header has too many or too large fields; send fewer"}
 }
 
 func starved() failure {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,8 @@ import (
 )
 
 // Builder collects what a gateway is made of. The zero Builder is ready to use.
-// It is not safe for concurrent use.
+// It is not safe for concurrent use. A copy of one goes its own way, which helps to
+// describe what a Reload changes.
 type Builder struct {
 	// TrustedProxies are the addresses of the proxies in front of the gateway whose
 	// word about a client is taken: X-Forwarded-For as far as [ClientIP] says,
@@ -50,13 +52,27 @@ type Builder struct {
 	routes    []Route
 	log       *AccessLog
 	logger    *slog.Logger
+	self      *Builder // whose arrays those of the slices above are
+}
+
+// own makes a copy of a Builder independent of the one that it was copied from.
+func (b *Builder) own() {
+	if b.self != b {
+		b.self, b.upstreams, b.routes = b, slices.Clone(b.upstreams), slices.Clone(b.routes)
+	}
 }
 
 // Upstream adds a service that routes can name.
-func (b *Builder) Upstream(u *Upstream) { b.upstreams = append(b.upstreams, u) }
+func (b *Builder) Upstream(u *Upstream) {
+	b.own()
+	b.upstreams = append(b.upstreams, u)
+}
 
 // Route adds a route.
-func (b *Builder) Route(r Route) { b.routes = append(b.routes, r) }
+func (b *Builder) Route(r Route) {
+	b.own()
+	b.routes = append(b.routes, r)
+}
 
 // AccessLog turns the access log on. The last call counts.
 func (b *Builder) AccessLog(l AccessLog) { b.log = &l }
@@ -245,7 +261,7 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	}
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
-	x.upstream = rt.Upstream // of a split, forward says which
+	x.tell(func(s *story) { s.upstream = rt.Upstream }) // of a split, forward says which
 
 	r = r.WithContext(x)
 	r.Header = header

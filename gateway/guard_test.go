@@ -123,12 +123,12 @@ func TestWrapThatBreaksItsContractIsAnsweredFor(t *testing.T) {
 		answer *http.Response
 		want   int
 	}{
-		"no response and no error": {nil, http.StatusBadGateway},
-		"a response without body":  {&http.Response{StatusCode: http.StatusOK}, http.StatusOK},
-		"a response without all":   {&http.Response{}, http.StatusBadGateway},
+		"no response and no error":           {nil, http.StatusBadGateway},
+		"a response without body and header": {&http.Response{StatusCode: http.StatusOK}, http.StatusOK},
+		"a response without all":             {&http.Response{}, http.StatusBadGateway},
 	} {
 		t.Run(name, func(t *testing.T) {
-			gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Wrap: func(http.RoundTripper) http.RoundTripper {
+			gw := build(t, gateway.Upstream{Targets: []string{"http://in.memory"}, Sticky: &gateway.Sticky{Keys: stickyKeys}, Wrap: func(http.RoundTripper) http.RoundTripper {
 				return tripper(func(*http.Request) (*http.Response, error) { return c.answer, nil })
 			}}, everything)
 			if w := ask(gw, http.MethodGet, "svc", "/"); w.Code != c.want {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -36,6 +37,19 @@ const (
 type point struct {
 	at uint64
 	of int
+}
+
+func (h *Hash) faults() (faults []string) {
+	if h == nil {
+		return []string{"Picker is nil"}
+	}
+	if h.By == nil {
+		faults = append(faults, "Picker: By is nil")
+	}
+	if h.MaxLoadRate != 0 && !(h.MaxLoadRate >= 1) {
+		faults = append(faults, fmt.Sprintf("Picker: MaxLoadRate %v is below 1", h.MaxLoadRate))
+	}
+	return faults
 }
 
 // Over implements [Picker].

@@ -82,24 +82,43 @@ func dropped(name string) bool {
 	switch {
 	case hopByHop(name), name == "Http2-Settings", name == "Forwarded", name == "X-Real-Ip":
 		return true
-	case strings.HasPrefix(name, "X-Forwarded"):
+	case strings.HasPrefix(name, "X-Forwarded"), strings.HasPrefix(name, "X-Original"):
 		return true
 	// What proxies that end TLS say of the client's certificate (RFC 9440 §2).
 	case strings.HasPrefix(name, "Client-Cert"), strings.HasPrefix(name, "X-Client-Cert"),
-		strings.HasPrefix(name, "X-Ssl-"), strings.HasPrefix(name, "Ssl-"):
+		strings.HasPrefix(name, "X-Ssl-"), strings.HasPrefix(name, "Ssl-"), strings.HasPrefix(name, "X-Amzn-Mtls-"):
+		return true
+	// What Envoy takes for the word of another Envoy: addresses, paths, retries.
+	case strings.HasPrefix(name, "X-Envoy-"):
 		return true
 	}
 	switch name {
-	// What some servers take for the address of the client, ...
-	case "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip",
-		// ... for the path or method that counts, behind the router's back, ...
-		"X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override",
+	// HTTP/2 clients can send it beside :authority, by which routes go.
+	case "Host",
+		// What some servers take for the address of the client, ...
+		"True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Remote-Ip", "X-Remote-Addr", "X-Originating-Ip",
+		"Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Fastly-Client-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Appengine-User-Ip",
+		// ... for its certificate, ...
+		"X-Arr-Clientcert",
+		// ... for the host, path or method that counts, behind the router's back, ...
+		"X-Host", "X-Http-Host-Override", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override",
 		// ... or, in CGI programs, for the proxy to use (httpoxy).
 		"Proxy":
 		return true
 	}
-	// Servers of the CGI tradition read X_Real_Ip as X-Real-Ip.
-	return strings.IndexByte(name, '_') >= 0
+	return !plainName(name)
+}
+
+// plainName reports whether a name is of letters, digits and hyphens. Servers of
+// the CGI tradition make an underscore of a hyphen, some of them of every other
+// character, too: they read X_Real_Ip, or even X.Real.Ip, as X-Real-Ip.
+func plainName(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; !alphanumeric(c) && c != '-' {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // hopByHop names the fields of RFC 9110 §7.6.1, with those that older software

@@ -110,8 +110,10 @@ func (v *verdict) note(passed bool, h *Health) bool {
 	return true
 }
 
-// attend checks an instance until ctx ends.
-func (p *pool) attend(ctx context.Context, i *Instance) {
+// attend checks an instance until ctx ends, as at a Reload. A check under way is not
+// cancelled by that, since it may take down the connection of a request with it
+// (see strayError), but by the end of whole.
+func (p *pool) attend(ctx, whole context.Context, i *Instance) {
 	h := p.Health
 	v := verdict{sick: i.sick.Load()}
 	timer := time.NewTimer(rand.N(h.Interval))
@@ -122,7 +124,7 @@ func (p *pool) attend(ctx context.Context, i *Instance) {
 		case <-ctx.Done():
 			return
 		}
-		err := p.safely("health check", func() error { return p.check(ctx, i) })
+		err := p.safely("health check", func() error { return p.check(whole, i) })
 		if ctx.Err() != nil || err != nil && rejected(err) { // nobody was asked
 			timer.Reset(jittered(h.Interval))
 			continue

@@ -275,6 +275,28 @@ func TestDeadlineOfABodyDoesNotOutliveIt(t *testing.T) {
 }
 
 // P34: who is slow is the client, not the target.
+func TestSlowUploadDoesNotMakeATargetLookSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := memhttp.New(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			time.Sleep(time.Second)
+		}))
+		gw := build(t, gateway.Upstream{
+			Targets: []string{"http://in.memory"}, Wrap: func(http.RoundTripper) http.RoundTripper { return backend.Transport },
+		}, everything)
+		c := dialPipe(t, memhttp.New(t, gw))
+		c.send(t, "POST / HTTP/1.1", "Host: svc", "Content-Length: 2")
+		time.Sleep(20 * time.Second)
+		_, _ = io.WriteString(c, "hi")
+		if resp, body := c.response(t); resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s %s, want 200", resp.Status, body)
+		}
+		if got := gw.Stats().Upstreams[0].Targets[0].Latency; got != time.Second {
+			t.Errorf("Latency = %v, want the target's own 1s", got)
+		}
+	})
+}
+
 func TestSlowUploadUnderAnAttemptTimeoutIs408AndNotTheTargetsFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := bubble(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) },

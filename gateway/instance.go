@@ -33,6 +33,8 @@ type Instance struct {
 	ejection int          // how often in short order; guarded by pool.mu
 }
 
+func (i *Instance) same(other *Instance) bool { return i.name == other.name }
+
 // URL returns the target's URL.
 func (i *Instance) URL() string { return i.name }
 
@@ -44,8 +46,9 @@ func (i *Instance) Weight() int { return int(i.weight.Load()) }
 // those with a body that is still being copied and tunnels included.
 func (i *Instance) InFlight() int { return int(i.inFlight.Load()) }
 
-// Latency returns how long the target takes until its headers come: the moving
-// average of the last seconds that [PeakEWMA] describes, 0 where none is known.
+// Latency returns how long the target takes until its headers come, from the end
+// of the request's body where that comes first: the moving average of the last
+// seconds that [PeakEWMA] describes, 0 where none is known.
 func (i *Instance) Latency() time.Duration {
 	return time.Duration(i.latency.at(i.pool.now()))
 }

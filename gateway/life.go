@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Reload replaces all that the gateway does by what b describes, or returns an
@@ -75,7 +76,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			if ends[one] == nil {
 				own, end := context.WithCancel(ctx)
 				ends[one] = end
-				all.Go(func() { one.run(own) })
+				all.Go(func() { one.run(own, ctx) })
 			}
 		}
 		for one, end := range ends {
@@ -94,8 +95,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 // Close ends the tunnels, which [http.Server.Shutdown] does not wait for, and then
 // the connections to upstreams. It waits until the last tunnel has ended by
-// itself or ctx has; then it closes those that are left, and returns the cause
-// of ctx. From its beginning on, requests for a tunnel are answered by 503, while
+// itself or ctx has; then it closes those that are left, gives their handlers two
+// seconds to notice, and returns the cause of ctx. From its beginning on, requests for a tunnel are answered by 503, while
 // others are served as before: call it after Shutdown.
 func (g *Gateway) Close(ctx context.Context) error {
 	err := g.tunnels.drain(ctx)
@@ -169,9 +170,12 @@ func (t *tunnels) drain(ctx context.Context) error {
 	for _, one := range left {
 		_ = one.Close() // by which its handler ends, and that closes the upstream's side
 	}
-	<-empty
 	if len(left) == 0 {
 		return nil
+	}
+	select { // handlers of the user's need not look at their connections
+	case <-empty:
+	case <-time.After(lingerTimeout):
 	}
 	return fmt.Errorf("gateway: close: tunnels were cut off: %w", context.Cause(ctx))
 }

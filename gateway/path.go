@@ -24,7 +24,7 @@ func (e *edge) inspect(r *http.Request) (at location, no *failure) {
 		return at, &failure{status: http.StatusRequestURITooLong, detail: "the path and query are too long; send less of them, or send it in the body"}
 	}
 	if !smallHeader(r.Header) {
-		return at, &failure{status: http.StatusRequestHeaderFieldsTooLarge, detail: "the header has too many or too large fields; send fewer"}
+		return at, new(tooLargeHeader())
 	}
 	if !validMethod(r.Method) {
 		return at, &failure{status: http.StatusNotImplemented, detail: "the method is not one that this gateway forwards"}

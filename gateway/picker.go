@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -30,26 +31,31 @@ type RoundRobin struct{}
 
 // Over implements [Picker].
 func (RoundRobin) Over(instances []*Instance) func(*http.Request) int {
-	turns := schedule(instances)
+	weights := make([]int, len(instances))
+	for n, i := range instances {
+		weights[n] = i.Weight()
+	}
+	turns := spread(weights)
 	n := uint64(len(turns))
 	turn := new(atomic.Uint64)
 	return func(*http.Request) int { return int(turns[(turn.Add(1)-1)%n]) }
 }
 
-// schedule returns one round of turns, in which each instance has as many as its
-// weight says, evenly spread: the k-th of w turns lies at (k+½)/w of the round.
-func schedule(instances []*Instance) []uint16 {
+// spread returns one round of turns, in which each index of weights, not all of
+// which are 0, has as many as its weight says, evenly spread: the k-th of w turns
+// lies at (k+½)/w of the round.
+func spread(weights []int) []uint16 {
 	divisor := 0
-	for _, i := range instances {
-		divisor = gcd(divisor, i.Weight())
+	for _, w := range weights {
+		divisor = gcd(divisor, w)
 	}
 	type turn struct {
 		at float64
 		of uint16
 	}
 	var turns []turn
-	for n, i := range instances {
-		w := i.Weight() / divisor
+	for n, w := range weights {
+		w /= divisor
 		for k := range w {
 			turns = append(turns, turn{(float64(k) + 0.5) / float64(w), uint16(n)})
 		}
@@ -77,6 +83,16 @@ type LeastLoaded struct {
 	// Choices is how many targets are compared. With as many as there are, it is
 	// the least loaded of all. Default 2. Negative is a fault.
 	Choices int
+}
+
+func (l *LeastLoaded) faults() []string {
+	switch {
+	case l == nil:
+		return []string{"Picker is nil"}
+	case l.Choices < 0:
+		return []string{fmt.Sprintf("Picker: Choices %d is negative", l.Choices)}
+	}
+	return nil
 }
 
 // Over implements [Picker].

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,9 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 		if err != nil {
 			faults = append(faults, fmt.Sprintf("Targets[%d]: %v", n, err))
 			continue
+		}
+		if slices.ContainsFunc(set, i.same) {
+			faults = append(faults, fmt.Sprintf("Targets[%d]: it stands twice; to send it more, give it a weight", n))
 		}
 		set = append(set, i)
 	}
@@ -214,9 +218,13 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		return nil, err
 	}
 	now := p.now()
+	took := time.Duration(now - start)
+	if d, ok := t.exchange.body.since(); ok {
+		took = max(1, min(took, d)) // or strangers who upload slowly could make the target look slow
+	}
 	o := outcome(req.Context(), resp, err)
 	i.requests.Add(1)
-	switch took := time.Duration(now - start); o {
+	switch o {
 	case breaker.Success:
 		i.latency.add(now, took)
 	case breaker.Failure:

@@ -115,6 +115,10 @@ func (t *trip) outgoing(r *http.Request) *http.Request {
 		out.Header[requestIDHeader] = t.exchange.id[:] // it may have changed these
 		t.exchange.announce(out.Header)
 	}
+	if t.upstream.HTTP2 { // has no upgrades, and its transport would fail in the target's name
+		delete(out.Header, "Connection")
+		delete(out.Header, "Upgrade")
+	}
 	if out.Header["User-Agent"] == nil {
 		out.Header["User-Agent"] = []string{""} // or the transport would name itself
 	}
@@ -135,7 +139,7 @@ func (t *trip) admit(out *http.Request, resp *http.Response) error {
 	removeHopByHop(resp.Header)
 	removeFraming(resp.Trailer)
 	if at := t.tries.of(resp); at != nil {
-		t.exchange.target = at.url.Host // a hedged attempt may have left after this one
+		t.exchange.tell(func(s *story) { s.target = at.url.Host }) // a hedged attempt may have left after this one
 	}
 	if !t.arrived() {
 		return timeoutError{} // the headers have come, but too late
@@ -223,7 +227,8 @@ func (p *proxy) copy(t *trip, resp *http.Response) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			t.exchange.err = cmp.Or(context.Cause(t), err)
+			why := cmp.Or(context.Cause(t), err)
+			t.exchange.tell(func(s *story) { s.err = why })
 			return err
 		}
 	}

@@ -389,3 +389,56 @@ func TestZeroGatewayCanBeReloadedAndRun(t *testing.T) {
 		}
 	})
 }
+
+func TestCloseReturnsAlsoWhereAHandlerDoesNot(t *testing.T) {
+	hijacked, end := make(chan struct{}), make(chan struct{})
+	var b gateway.Builder
+	b.Route(gateway.Route{Pattern: "/", Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		close(hijacked)
+		<-end // does not look at its connection
+	})})
+	gw := mustBuild(t, &b)
+	s := serve(t, gw)
+	defer close(end)
+	dial(t, s).send(t, "GET / HTTP/1.1", "Host: svc")
+	<-hijacked
+	over := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(over)
+	if err := gw.Close(ctx); !errors.Is(err, over) {
+		t.Errorf("Close() = %v, want %v", err, over)
+	}
+}
+
+// A check that is cancelled just when its answer comes may take down the connection
+// of the next request with it.
+func TestReloadCancelsNoCheckThatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		wrap := func(http.RoundTripper) http.RoundTripper {
+			return tripper(func(r *http.Request) (*http.Response, error) {
+				select {
+				case <-r.Context().Done():
+				case <-time.After(time.Minute):
+				}
+				ended <- r.Context().Err()
+				return status(http.StatusOK)(r)
+			})
+		}
+		gw := mustBuild(t, planned(&gateway.Upstream{
+			Name: "old", Targets: []string{"http://a"}, Wrap: wrap, Health: &gateway.Health{Path: "/", Interval: time.Second, Timeout: time.Hour},
+		}))
+		running(t, gw)
+		time.Sleep(10 * time.Second) // by now a check is under way
+		mustReload(t, gw, planned())
+		if err := <-ended; err != nil {
+			t.Errorf("the check's context ended by %v, want it to go on", err)
+		}
+	})
+}

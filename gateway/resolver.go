@@ -54,10 +54,11 @@ type DNS struct {
 	// the lowest priority are taken. Default: A and AAAA records.
 	SRV bool
 
-	// Port is the port of all addresses. Required, except with SRV.
+	// Port is the port of all addresses, from 1 to 65535. Required, except with
+	// SRV, where it is a fault.
 	Port int
 
-	// Scheme is http or https. Default http.
+	// Scheme is http or https. Default http. Others are a fault.
 	Scheme string
 
 	// Path is put before the path of each request. Default: nothing is.
@@ -65,6 +66,25 @@ type DNS struct {
 
 	// Resolver does the look-ups. Default [net.DefaultResolver].
 	Resolver *net.Resolver
+}
+
+func (d *DNS) faults() (faults []string) {
+	if d == nil {
+		return []string{"Resolver is nil"}
+	}
+	if d.Name == "" {
+		faults = append(faults, "Resolver: Name is empty")
+	}
+	switch {
+	case d.SRV && d.Port != 0:
+		faults = append(faults, "Resolver: SRV and Port contradict each other")
+	case !d.SRV && (d.Port < 1 || d.Port > maxPort):
+		faults = append(faults, fmt.Sprintf("Resolver: Port %d is outside of 1 to %d", d.Port, maxPort))
+	}
+	if _, err := parseTarget(d.target("name", 1, 1).URL); err != nil {
+		faults = append(faults, fmt.Sprintf("Resolver: of Scheme %q and Path %q no target can be made: %v", d.Scheme, d.Path, err))
+	}
+	return faults
 }
 
 // Resolve implements [Resolver].
@@ -120,8 +140,9 @@ func (d DNS) target(host string, port, weight int) Target {
 
 const resolveTimeout = 10 * time.Second
 
-// run does what Gateway.Run does for one pool.
-func (p *pool) run(ctx context.Context) {
+// run does what Gateway.Run does for one pool, until ctx ends. Checks under way may
+// last as long as all of Run: see attend.
+func (p *pool) run(ctx, whole context.Context) {
 	defer p.tidy() // of what the last checks have left
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -143,7 +164,7 @@ func (p *pool) run(ctx context.Context) {
 			if ends[i] == nil {
 				own, end := context.WithCancel(ctx)
 				ends[i] = end
-				all.Go(func() { p.attend(own, i) })
+				all.Go(func() { p.attend(own, whole, i) })
 			}
 		}
 		for i, end := range ends {

@@ -229,12 +229,18 @@ func parseRewrite(s string, p pattern) ([]segment, error) {
 }
 
 // target returns the path that the upstream sees. It is checked as the client's
-// path was: middleware may have changed it.
+// path was: middleware may have changed it. If it has changed Path alone, RawPath
+// means nothing any more, as [url.URL.EscapedPath] has it, unless it says of a
+// slash that it divides nothing.
 func (rt *route) target(r *http.Request) (location, bool) {
 	if rt.rewrite != nil {
 		return rt.expand(rt.rewrite, r)
 	}
-	return rt.paths.canonical(r.URL)
+	at, ok := rt.paths.canonical(r.URL)
+	if !ok && !strings.Contains(strings.ToUpper(r.URL.RawPath), "%2F") {
+		at, ok = rt.paths.canonical(&url.URL{Path: r.URL.Path})
+	}
+	return at, ok
 }
 
 // expand makes a path of segments, in which names stand for the path values of r.
@@ -291,13 +297,13 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	x = t.exchange
-	x.upstream = to.Name
+	x.tell(func(s *story) { s.upstream = to.Name })
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)
 	if err == nil {
 		return
 	}
-	x.err = err
+	x.tell(func(s *story) { s.err = err })
 	if x.tunnel.Load() != nil {
 		return // there is no answer to give any more
 	}
@@ -307,7 +313,7 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t.finish() // what comes now is not bounded by Timeout
-	x.fallback = true
+	x.tell(func(s *story) { s.fallback = true })
 	r = r.WithContext(r.Context())
 	r.Header = maps.Clone(r.Header) // the transport may still read the other
 	r.Body, r.ContentLength = http.NoBody, 0

@@ -21,15 +21,15 @@ const maxWeight = 1000
 // split divides requests among upstreams.
 type split struct {
 	key    func(*http.Request) string
-	bounds []int   // the weights up to and including each share's
-	pools  []*pool // by share
-	order  []*pool // whose turn it is, for requests without a key
+	bounds []int    // the weights up to and including each share's
+	pools  []*pool  // by share
+	turns  []uint16 // whose turn it is, for requests without a key
 	turn   atomic.Uint64
 }
 
 func newSplit(shares []Share, key func(*http.Request) string, upstreams map[string]*pool) (s *split, faults []string) {
 	s = &split{key: key}
-	total := 0
+	total, weights := 0, make([]int, len(shares))
 	for i, share := range shares {
 		p := upstreams[share.Upstream]
 		if p == nil {
@@ -38,7 +38,8 @@ func newSplit(shares []Share, key func(*http.Request) string, upstreams map[stri
 		if share.Weight < 0 {
 			faults = append(faults, fmt.Sprintf("Split[%d]: Weight %d is negative", i, share.Weight))
 		}
-		total += min(max(share.Weight, 0), maxWeight+1)
+		weights[i] = min(max(share.Weight, 0), maxWeight+1)
+		total += weights[i]
 		s.pools, s.bounds = append(s.pools, p), append(s.bounds, total)
 	}
 	if total < 1 || total > maxWeight {
@@ -47,28 +48,8 @@ func newSplit(shares []Share, key func(*http.Request) string, upstreams map[stri
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	s.order = s.interleave(total)
+	s.turns = spread(weights)
 	return s, nil
-}
-
-// interleave returns who is to come when in a round of total turns, spread as
-// evenly as it goes: each turn belongs to the one that is owed most.
-func (s *split) interleave(total int) []*pool {
-	owed := make([]int, len(s.pools))
-	order := make([]*pool, total)
-	for turn := range order {
-		most, before := 0, 0
-		for i, bound := range s.bounds {
-			owed[i] += bound - before
-			before = bound
-			if owed[i] > owed[most] {
-				most = i
-			}
-		}
-		owed[most] -= total
-		order[turn] = s.pools[most]
-	}
-	return order
 }
 
 // of returns the upstream for a request. A key leads to the same one in every
@@ -84,7 +65,7 @@ func (s *split) of(r *http.Request) *pool {
 			}
 		}
 	}
-	return s.order[(s.turn.Add(1)-1)%uint64(len(s.order))]
+	return s.pools[s.turns[(s.turn.Add(1)-1)%uint64(len(s.turns))]]
 }
 
 // hash is FNV-1a, finished by the mixer of SplitMix64, since keys that count up

@@ -94,7 +94,11 @@ func TestFieldsThatOtherServersTakeForTheGatewaysAreDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "Proxy", "True-Client-Ip", "Cf-Connecting-Ip"}
+	names := []string{
+		"X-Original-Url", "X-Original-Method", "X-Original-Forwarded-For", "X-Rewrite-Url", "X-Host", "X-Http-Host-Override",
+		"X-Http-Method-Override", "Proxy", "True-Client-Ip", "X-Remote-Addr", "X-Originating-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
+		"X-Envoy-External-Address", "X-Envoy-Original-Path", "X-Arr-Clientcert", "X-Amzn-Mtls-Clientcert",
+	}
 	for _, name := range names {
 		req.Header.Set(name, "evil")
 	}
@@ -108,6 +112,20 @@ func TestFieldsThatOtherServersTakeForTheGatewaysAreDropped(t *testing.T) {
 			t.Errorf("%s: %s reached the upstream", name, v)
 		}
 	}
+}
+
+// An HTTP/2 client can send a field Host beside :authority.
+func TestHostThatIsNotTheRequestsIsNotSeen(t *testing.T) {
+	var b gateway.Builder
+	b.Route(gateway.Route{Pattern: "/", Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Host"); r.Host != "svc" || got != "" {
+			t.Errorf("Host = %q and a field %q, want svc and none", r.Host, got)
+		}
+	})})
+	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+	r.Host = "svc"
+	r.Header.Set("Host", "evil")
+	mustBuild(t, &b).ServeHTTP(httptest.NewRecorder(), r)
 }
 
 // An upstream that answers before it has read the body makes the gateway write
@@ -138,4 +156,25 @@ func TestABodyThatReachesItsLimitWhileTheAnswerComesHarmsNothing(t *testing.T) {
 		}
 		conn.Close()
 	}
+}
+
+// The core holds a lock while it writes an informational response, and would wait
+// for it when the trip ends.
+func TestClientThatTakesNoInformationalResponseHoldsNothingBeyondTimeout(t *testing.T) {
+	at := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		hints := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 32<<10) + "\r\n\r\n"
+		for {
+			if _, err := io.WriteString(c, hints); err != nil {
+				return
+			}
+		}
+	})
+	gw := build(t, gateway.Upstream{Targets: []string{at}}, gateway.Route{Pattern: "/", Timeout: 200 * time.Millisecond})
+	inFlight := func() int { return gw.Stats().Upstreams[0].InFlight }
+	dial(t, serve(t, gw)).send(t, "GET / HTTP/1.1", "Host: svc")
+	eventually(t, "the request at work", func() bool { return inFlight() == 1 })
+	eventually(t, "the end of the request", func() bool { return inFlight() == 0 })
 }

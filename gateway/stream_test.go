@@ -362,7 +362,7 @@ func TestAnswerThatIsNoHTTPIs502(t *testing.T) {
 		"no HTTP":                  "hello\r\n\r\n",
 		"nothing":                  "",
 		"a header without a colon": "HTTP/1.1 200 OK\r\nodd\r\n\r\n",
-		"an endless header":        "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n",
+		"an endless header":        "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 129<<10) + "\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			at := rawBackend(t, func(c net.Conn, r *bufio.Reader) {

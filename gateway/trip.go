@@ -141,6 +141,10 @@ func (t *trip) check() {
 	t.mu.Unlock()
 	if cause != nil {
 		t.abort(cause)
+		// A Write that waits for the client ends by its deadline alone.
+		if x := t.exchange; x.tunnel.Load() == nil && (t.telling.Load() || t.answered.Load()) {
+			_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Now())
+		}
 	}
 }
 
@@ -185,9 +189,8 @@ func (t *trip) arrived() bool {
 	return true
 }
 
-// abort ends the trip at once. What waits for the client is broken off as well:
-// the transport waits for a Read before it gives up, and so does the core for a
-// Write.
+// abort ends the trip at once. A Read that waits for the client is broken off as
+// well, since the transport waits for it before it gives up.
 func (t *trip) abort(cause error) {
 	x := t.exchange
 	if x.body.unfinished() && x.body.waiting.Load() && !t.answered.Load() {
@@ -197,8 +200,6 @@ func (t *trip) abort(cause error) {
 	x.body.stop(broken)
 	if tunnel := x.tunnel.Load(); tunnel != nil {
 		_ = tunnel.SetDeadline(time.Now())
-	} else if t.answered.Load() || t.telling.Load() {
-		_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Now())
 	}
 }
 

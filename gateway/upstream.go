@@ -19,8 +19,8 @@ type Upstream struct {
 	Name string
 
 	// Targets are the absolute http or https URLs of the service's instances,
-	// without query; a path is put before that of each request. At most 1000.
-	// Required, unless there is a Resolver.
+	// without query; a path is put before that of each request. At most 1000, and
+	// none twice. Required, unless there is a Resolver.
 	Targets []string
 
 	// Weights are the shares of the Targets, in the same order, from 1 to 100; a
@@ -95,7 +95,8 @@ type Upstream struct {
 	// Default: no breakers.
 	//
 	// Without Classify, status 429 counts as a success: it tells one client of its
-	// own quota. Leave SlowCall and WholeBody unset where strangers send large
+	// own quota. Status 504 counts as nothing where a client gave less time than
+	// its route does, since targets that are told may keep to it. Leave SlowCall and WholeBody unset where strangers send large
 	// bodies: who is slow at that counts against the target.
 	Breaker *breaker.Config
 
@@ -106,7 +107,9 @@ type Upstream struct {
 	Wrap func(http.RoundTripper) http.RoundTripper
 
 	// HTTP2 speaks nothing but HTTP/2 to the targets, and to http targets without
-	// asking first, as gRPC servers expect. Default: HTTP/1.1 to http targets, and
+	// asking first, as gRPC servers expect. Who asks for WebSocket gets a plain
+	// answer then. Set it where targets speak nothing else, or such a request would
+	// fail in their name. Default: HTTP/1.1 to http targets, and
 	// to https targets what the handshake agrees on.
 	HTTP2 bool
 
@@ -138,7 +141,8 @@ type Upstream struct {
 	MaxIdle int
 
 	// MaxConns bounds the connections to each target; requests wait for one.
-	// Tunnels count. Default: no bound. Negative is a fault.
+	// Tunnels count. A wait that lasts for the route's Timeout counts against the
+	// target. Default: no bound. Negative is a fault.
 	MaxConns int
 }
 
@@ -269,18 +273,22 @@ func (u *Upstream) faultsOfParts() (faults []string) {
 	if u.Eject != nil {
 		faults = append(faults, u.Eject.faults()...)
 	}
+	// The methods of a struct are those of a pointer to it, too.
 	switch p := u.Picker.(type) {
 	case LeastLoaded:
-		if p.Choices < 0 {
-			faults = append(faults, fmt.Sprintf("Picker: Choices %d is negative", p.Choices))
-		}
+		faults = append(faults, p.faults()...)
+	case *LeastLoaded:
+		faults = append(faults, p.faults()...)
 	case Hash:
-		if p.By == nil {
-			faults = append(faults, "Picker: By is nil")
-		}
-		if p.MaxLoadRate != 0 && !(p.MaxLoadRate >= 1) {
-			faults = append(faults, fmt.Sprintf("Picker: MaxLoadRate %v is below 1", p.MaxLoadRate))
-		}
+		faults = append(faults, p.faults()...)
+	case *Hash:
+		faults = append(faults, p.faults()...)
+	}
+	switch r := u.Resolver.(type) {
+	case DNS:
+		faults = append(faults, r.faults()...)
+	case *DNS:
+		faults = append(faults, r.faults()...)
 	}
 	return faults
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -15,14 +16,25 @@ import (
 func key(p int) string { return strconv.Itoa(p % 64) }
 
 // rawProduces is franz-go by hand: all callers share one client, and each waits for
-// its own record.
-func (c *cluster) rawProduces(name string) loop {
+// its own record. An event has the headers of CloudEvents' binding, as ours has them.
+func (c *cluster) rawProduces(name string, event bool) loop {
 	topic := c.topic(name)
 	client := must(kgo.NewClient(kgo.SeedBrokers(c.addr), kgo.ProducerLinger(0)))
 	c.closers = append(c.closers, client.Close)
 	body := newBodies()
 	return callersCall(func(p int) {
-		check(client.ProduceSync(c.ctx, &kgo.Record{Topic: topic, Key: []byte(key(p)), Value: body.one()}).FirstErr())
+		r := &kgo.Record{Topic: topic, Key: []byte(key(p)), Value: body.one()}
+		if event {
+			r.Headers = []kgo.RecordHeader{
+				{Key: "ce_specversion", Value: []byte("1.0")},
+				{Key: "ce_id", Value: []byte(watermill.NewUUID())},
+				{Key: "ce_source", Value: []byte(name)},
+				{Key: "ce_type", Value: []byte("Measured")},
+				{Key: "ce_time", Value: time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)},
+				{Key: "ce_partitionkey", Value: r.Key},
+			}
+		}
+		check(client.ProduceSync(c.ctx, r).FirstErr())
 	})
 }
 

@@ -190,13 +190,17 @@ func headersOf(rec *kgo.Record, own bool) map[string]string {
 }
 
 // due returns when a record may leave its rung: the zero time for one that does
-// not say.
-func due(rec *kgo.Record) time.Time {
+// not say, and no later than latest. What is there now was put there before, so
+// nothing waits for longer from now than the rung's delay; who says otherwise has
+// a clock that is ahead, and would hold up all that come after.
+func due(rec *kgo.Record, latest time.Time) time.Time {
 	for i := range rec.Headers {
 		if h := &rec.Headers[i]; h.Key == headerDue {
-			// Further off than any delay, it is not ours.
-			if ms, ok := number(h.Value); ok && time.UnixMilli(ms).Before(time.Now().Add(2*maxDelay)) {
-				return time.UnixMilli(ms)
+			if ms, ok := number(h.Value); ok {
+				if at := time.UnixMilli(ms); at.Before(latest) {
+					return at
+				}
+				return latest
 			}
 		}
 	}

@@ -132,18 +132,17 @@ func TestASuccessorKeepsWhatItsRecordHad(t *testing.T) {
 }
 
 func TestADueTimeThatIsNotOursIsNotWaitedFor(t *testing.T) {
-	of := func(value string) *kgo.Record {
-		return &kgo.Record{Headers: []kgo.RecordHeader{{Key: headerDue, Value: []byte(value)}}}
-	}
-	for _, value := range []string{"", "soon", "99999999999999999999", "9223372036854775807"} {
-		if got := due(of(value)); !got.IsZero() {
-			t.Errorf("due(%q) = %v, want none", value, got)
+	latest := time.UnixMilli(2000)
+	for value, want := range map[string]time.Time{
+		"": {}, "soon": {}, "99999999999999999999": {},
+		"1000": time.UnixMilli(1000), "-1": time.UnixMilli(-1), "2001": latest, "9223372036854775807": latest,
+	} {
+		rec := &kgo.Record{Headers: []kgo.RecordHeader{{Key: headerDue, Value: []byte(value)}}}
+		if got := due(rec, latest); !got.Equal(want) {
+			t.Errorf("due(%q) = %v, want %v", value, got, want)
 		}
 	}
-	if got := due(of("1000")); !got.Equal(time.UnixMilli(1000)) {
-		t.Errorf("due(1000) = %v, want a second after 1970", got)
-	}
-	if got := due(new(kgo.Record)); !got.IsZero() {
+	if got := due(new(kgo.Record), latest); !got.IsZero() {
 		t.Errorf("due() = %v without a header, want none", got)
 	}
 }

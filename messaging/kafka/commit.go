@@ -22,21 +22,27 @@ const (
 
 // commits commits what is settled, from time to time, until the member ends.
 func (m *member) commits() {
+	failures := 0
 	for {
 		select {
 		case <-m.dirty:
 		case <-m.ctx.Done():
 			return
 		}
-		if pause(m.ctx, m.b.closing, commitEvery) != nil {
+		wait := commitEvery
+		if failures > 0 {
+			wait = max(wait, backoff(failures))
+		}
+		if pause(m.ctx, m.b.closing, wait) != nil {
 			return
 		}
 		ctx, cancel := context.WithTimeout(m.ctx, commitTimeout)
 		err := m.commit(ctx, m.all())
 		cancel()
 		what := "commit " + m.group
-		switch {
+		switch failures++; {
 		case err == nil:
+			failures = 0
 			m.b.troubles.well(m.log, what, "kafka: commits succeed again")
 		case m.ctx.Err() == nil:
 			tell(m.dirty)
@@ -95,9 +101,14 @@ func (m *member) commit(ctx context.Context, parts []*partition) error {
 		defer m.mu.Unlock()
 		for _, t := range resp.Topics {
 			for _, num := range t.Partitions {
+				mark, ok := marks[partOf{t.Topic, num.Partition}]
 				if err := kerr.ErrorForCode(num.ErrorCode); err != nil {
 					failed = errors.Join(failed, err)
-				} else if mark, ok := marks[partOf{t.Topic, num.Partition}]; ok {
+					// The mark matters more than what is done beyond it.
+					if ok && errors.Is(err, kerr.OffsetMetadataTooLarge) {
+						mark.p.terse = true
+					}
+				} else if ok {
 					mark.p.committed = mark.text()
 				}
 			}
@@ -117,7 +128,10 @@ func (m *member) marks(parts []*partition) map[partOf]mark {
 			continue
 		}
 		clean := p.stopping && p.open == 0 && len(p.again) == 0
-		k := mark{p, at, p.window.metadata(clean)}
+		k := mark{p: p, at: at}
+		if !p.terse {
+			k.meta = p.window.metadata(clean)
+		}
 		if k.text() != p.committed {
 			marks[p.partOf] = k
 		}

@@ -66,7 +66,7 @@
 // made of topic, partition and offset, and Time is the record's timestamp; the
 // record's key is the Key; what is not text becomes text; headers whose names no
 // [messaging.Message] can have are left out. Their retries and dead letters keep
-// key, value and headers byte for byte.
+// key, value and headers byte for byte, save headers whose names begin with msg-.
 //
 // # Guarantees
 //
@@ -95,6 +95,9 @@
 //   - A retry waits without holding up anything, and comes back no earlier than
 //     asked, by the clocks of those who fail it and who receive it, for up to a year.
 //   - A delivery is done with only after its retry or its dead letter is stored.
+//   - A topic that is made anew is consumed from its beginning.
+//   - A group that is moved by hand receives all from there, whatever metadata the
+//     tool keeps.
 //   - A group that Kafka has forgotten begins with the oldest that is there, rather
 //     than miss what is new to it, unless Config.Passive is set.
 //   - Passwords appear in no error and no log.
@@ -114,11 +117,24 @@
 //     partitions.
 //   - That messages outlive the topic's retention, or a retry that of its own topic.
 //   - That a topic that is deleted while it is subscribed is made again: the next
-//     Subscribe does that.
+//     Subscribe does that, and those that are running go over to it. What is
+//     published to it in the first moments may be passed over, by a commit of what
+//     was settled in the one before.
 //   - That a foreign record larger than Config.MaxPayload and 64 KiB can be moved:
 //     it stays where it is, and is delivered again.
 //   - That more than 4 KiB of metadata remembers what was settled out of order: some
-//     thousand gaps. What does not fit comes again after a restart.
+//     thousand gaps. What does not fit comes again after a restart, and so does all
+//     of it where offset.metadata.max.bytes is less.
+//
+// # Exactly once
+//
+// [Broker.Transact] consumes, processes and publishes in Kafka transactions:
+// outputs, dead letters and the places of the group commit together or not at all,
+// so that a read_committed reader sees the outputs of each message exactly once,
+// through crashes, rebalances and restarts of brokers. Only what is in Kafka is
+// exactly once; the handler itself may run again. It is a member of the same group
+// as Subscribe, takes over its retry topics, and a service can move between the two
+// without losing anything.
 //
 // # Defaults
 //
@@ -140,9 +156,9 @@
 //
 // # Errors
 //
-// All are of package messaging: see [Broker.Publish] and [Broker.Subscribe]. The
-// text names Kafka's own reason. Settle returns [messaging.ErrLost] for a delivery
-// whose partition is another member's by now.
+// All are of package messaging: see [Broker.Publish], [Broker.Subscribe] and
+// [Broker.Transact]. The text names Kafka's own reason. Settle returns
+// [messaging.ErrLost] for a delivery whose partition is another member's by now.
 //
 // # Concurrency
 //

@@ -120,6 +120,35 @@ func TestACommitThatFailsIsRepeated(t *testing.T) {
 	}
 }
 
+// A cluster whose offset.metadata.max.bytes is less than the default.
+func TestACommitGoesOnWithoutMetadataWhereKafkaTakesNone(t *testing.T) {
+	t.Parallel()
+	c := fake(t)
+	b := newBroker(t, kafka.Config{Seeds: c.ListenAddrs(), Partitions: 1})
+	topic := unique("t")
+	come := make(chan arrival, 10)
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, into(come))
+	c.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		for _, t := range req.(*kmsg.OffsetCommitRequest).Topics {
+			for _, p := range t.Partitions {
+				if p.Metadata != nil && *p.Metadata != "" {
+					return refuseCommit(req, kerr.OffsetMetadataTooLarge.Code), nil, true
+				}
+			}
+		}
+		return nil, nil, false
+	})
+	publish(t, b, topic, numbered(3)...)
+	for range 2 {
+		receive(t, come).settle(t, messaging.Verdict{})
+	}
+	last := receive(t, come)
+	adm := admin(t, c.ListenAddrs())
+	eventually(t, "the commit", func() bool { return committed(t, adm, topic+".g", topic, 0) == 2 })
+	last.settle(t, messaging.Verdict{})
+}
+
 // refuseCommit returns the response to a commit, with an error for each partition.
 func refuseCommit(req kmsg.Request, code int16) *kmsg.OffsetCommitResponse {
 	in := req.(*kmsg.OffsetCommitRequest)

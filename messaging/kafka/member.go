@@ -28,6 +28,13 @@ const fetchWait = 250 * time.Millisecond
 // full to drain.
 const patience = 50 * time.Millisecond
 
+// faultPause keeps a partition that cannot be read from spinning.
+const faultPause = 100 * time.Millisecond
+
+// errGone is why a member ends whose topics are not what it found: the client does
+// not go over to a topic that was made anew, and neither do places and windows.
+var errGone = errors.New("a topic was deleted, or made anew")
+
 // A member is this process in a consumer group. The subscribers of the group in
 // the process are its seats: Kafka knows of one member, and what it is assigned
 // goes to whichever seat has room.
@@ -86,7 +93,7 @@ func (b *Broker) newMember(t target, n names) *member {
 // run is the member from beginning to end.
 func (m *member) run() {
 	defer close(m.done)
-	if err := m.serve(); permanent(err) {
+	if err := m.serve(); permanent(err) || errors.Is(err, errGone) {
 		m.err = err
 	}
 	m.leave()
@@ -169,7 +176,7 @@ func (m *member) quit() {
 	if err := m.commit(ctx, parts); err != nil {
 		m.log.Warn("kafka: the last commit failed: messages come again that were handled", slog.Any("err", err))
 	}
-	m.end(parts, messaging.ErrLost)
+	m.end(parts)
 	if err := m.cl.LeaveGroupContext(ctx); err != nil {
 		m.log.Warn("kafka: the group was not left: its partitions move on after the session timeout", slog.Any("err", err))
 	}
@@ -193,8 +200,15 @@ func (m *member) take() error {
 			tell(p.wake)
 		}
 		stop()
-		if err := m.fault(fetches); err != nil {
-			return err
+		failed, fatal := m.b.fault(m.log, m.group, fetches)
+		if errors.Is(fatal, errGone) {
+			m.disown(fetches)
+		}
+		if fatal != nil {
+			return fatal
+		}
+		if failed {
+			_ = pause(m.ctx, m.b.closing, faultPause)
 		}
 		m.breathe(filled)
 	}
@@ -229,26 +243,40 @@ func (m *member) anyFull(parts []*partition) bool {
 	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.stopping })
 }
 
-// fault returns an error for which it is pointless to go on.
-func (m *member) fault(fetches kgo.Fetches) error {
-	var fatal error
-	failed := false
+// disown ends the partitions of topics that are not what they were. Their places are
+// of another topic's records, and must not be committed.
+func (m *member) disown(fetches kgo.Fetches) {
+	of := map[string][]int32{}
+	fetches.EachError(func(topic string, num int32, err error) {
+		if errors.Is(err, kerr.UnknownTopicID) {
+			of[topic] = append(of[topic], num)
+		}
+	})
+	m.end(m.some(of))
+}
+
+// fault reports whether something failed that may fail again at once, and returns
+// an error for which it is pointless to go on.
+func (b *Broker) fault(log *slog.Logger, group string, fetches kgo.Fetches) (failed bool, fatal error) {
+	what := "fetch " + group
 	fetches.EachError(func(topic string, num int32, err error) {
 		switch d := denied(err); {
 		case d != nil:
 			fatal = d
 		case errors.Is(err, kerr.InconsistentGroupProtocol):
-			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, m.group, err)
-		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
+			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, group, err)
+		case errors.Is(err, kerr.UnknownTopicID):
+			fatal = fmt.Errorf("%w: %s: %w", errGone, topic, err)
+		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrClientClosed):
 		default:
 			failed = true
-			m.b.troubles.met(m.log, "fetch "+m.group, "kafka: fetching fails", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
+			b.troubles.met(log, what, "kafka: fetching fails", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
 		}
 	})
-	if !failed && m.b.troubles.any.Load() > 0 && !fetches.Empty() {
-		m.b.troubles.well(m.log, "fetch "+m.group, "kafka: fetching succeeds again")
+	if !failed && b.troubles.any.Load() > 0 && !fetches.Empty() {
+		b.troubles.well(log, what, "kafka: fetching succeeds again")
 	}
-	return fatal
+	return failed, fatal
 }
 
 // all returns the partitions of the member.

@@ -46,6 +46,16 @@ func (n names) rung(d time.Duration) string {
 	return n.group + retryPrefix + strconv.FormatInt(d.Milliseconds(), 10)
 }
 
+// delay returns for how long what is in topic waits: 0 where it is no rung of the
+// group.
+func (n names) delay(topic string) time.Duration {
+	ms, ok := strings.CutPrefix(topic, n.group+retryPrefix)
+	if d, err := strconv.ParseInt(ms, 10, 64); ok && err == nil {
+		return time.Duration(min(max(d, 0), maxDelay.Milliseconds())) * time.Millisecond
+	}
+	return 0
+}
+
 // isRung reports whether topic is one in which messages of the group wait,
 // whether this configuration has its delay or an earlier one had.
 func (n names) isRung(topic string) bool {

@@ -24,6 +24,7 @@ type partition struct {
 	partOf
 	m    *member
 	own  bool          // of a topic of the group, to which nobody publishes
+	hold time.Duration // for how long its records wait at most
 	wake chan struct{} // told when work is to look again
 
 	paused bool // at the client; guarded by m.pausing
@@ -31,6 +32,7 @@ type partition struct {
 	// The rest is guarded by m.mu.
 	queue    []*kgo.Record // fetched, not handed out
 	queued   int           // bytes of queue
+	filled   time.Time     // when the last of queue came
 	due      time.Time     // when queue[0] may be handed out, once it was looked at
 	full     bool          // fetching is to pause
 	begun    bool          // records have come
@@ -46,6 +48,7 @@ type partition struct {
 	ended    bool // it is not this member's any more
 
 	committed string // the last mark and metadata that Kafka has
+	terse     bool   // Kafka takes less metadata than by its default: commit without
 }
 
 // A lease is the context of what a seat gets of a partition.
@@ -56,7 +59,7 @@ type lease struct {
 
 func newPartition(m *member, topic string, num int32) *partition {
 	return &partition{
-		partOf: partOf{topic, num}, m: m, own: topic != m.n.topic, wake: make(chan struct{}, 1),
+		partOf: partOf{topic, num}, m: m, own: topic != m.n.topic, hold: m.n.delay(topic), wake: make(chan struct{}, 1),
 		window: window{next: -1}, leases: map[*seat]lease{},
 	}
 }
@@ -72,8 +75,10 @@ func (p *partition) fill(f kgo.FetchPartition) bool {
 			p.doubt = f.HighWatermark
 		}
 		p.begun = true
-		tell(p.m.dirty) // so that the commit says that something may be in hand
+		delete(p.m.left, p.partOf) // the next commit says so to all
+		tell(p.m.dirty)            // so that the commit says that something may be in hand
 	}
+	p.filled = time.Now()
 	if len(p.queue) == 0 {
 		p.queue = f.Records
 	} else {
@@ -183,7 +188,7 @@ func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained
 	rec := p.queue[0]
 	if p.own {
 		if p.due.IsZero() {
-			p.due = due(rec)
+			p.due = due(rec, p.filled.Add(p.hold))
 		}
 		if wait := p.due.Sub(now); wait > 0 {
 			// What lies in a rung for minutes must not lie in memory for as long.

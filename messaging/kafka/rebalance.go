@@ -98,7 +98,7 @@ func (m *member) revoked(_ context.Context, _ *kgo.Client, of map[string][]int32
 	if err := m.commit(ctx, parts); err != nil {
 		m.log.Warn("kafka: a commit failed before a rebalance: messages come again that were handled", slog.Any("err", err))
 	}
-	m.end(parts, messaging.ErrLost)
+	m.end(parts)
 }
 
 // busy reports whether something of parts is in hand.
@@ -116,7 +116,7 @@ func (m *member) busy(parts []*partition) bool {
 // lost notes that the member has fallen out of the group: its partitions may be
 // with others already.
 func (m *member) lost(_ context.Context, _ *kgo.Client, of map[string][]int32) {
-	m.end(m.some(of), messaging.ErrLost)
+	m.end(m.some(of))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.up {
@@ -131,7 +131,7 @@ func (m *member) lost(_ context.Context, _ *kgo.Client, of map[string][]int32) {
 }
 
 // end ends partitions: whatever of them is in hand or queued is lost here.
-func (m *member) end(parts []*partition, why error) {
+func (m *member) end(parts []*partition) {
 	if len(parts) == 0 {
 		return
 	}
@@ -149,7 +149,7 @@ func (m *member) end(parts []*partition, why error) {
 	m.rest()
 	m.mu.Unlock()
 	for _, cancel := range cancels {
-		cancel(why)
+		cancel(messaging.ErrLost)
 	}
 	for _, p := range parts {
 		p.balance()

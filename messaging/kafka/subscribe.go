@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -26,6 +27,8 @@ var errEnded = errors.New("deliver ended its goroutine by a panic or runtime.Goe
 // [messaging.ErrNotFound] when a topic does not exist and Config.Passive is set, or
 // when the group has never subscribed and its dead letters are asked for, and
 // [messaging.ErrClosed] when the Broker is closed.
+//
+// A topic that is deleted and made anew meanwhile is consumed from its beginning.
 //
 // Several subscribers of one group in one process share its partitions: a message
 // with a Key goes to one of them for each partition, one without a Key to whoever
@@ -49,10 +52,29 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 		return messaging.ErrClosed
 	}
 	defer b.calls.Done()
+	for failures := 1; ; failures++ {
+		began := time.Now()
+		err := b.subscribe(ctx, s, deliver, n)
+		if !errors.Is(err, errGone) {
+			return err
+		}
+		if time.Since(began) > time.Minute {
+			failures = 1
+		}
+		_ = pause(ctx, b.closing, backoff(failures))
+	}
+}
+
+// subscribe is Subscribe for as long as the topics that the member found are there.
+func (b *Broker) subscribe(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver, n names) error {
 	seat := &seat{ctx: ctx, sub: s, deliver: deliver, changed: make(chan struct{}, 1), failed: make(chan struct{})}
 	b.sit(seat, target{s.Topic, s.Group, s.DeadLetters}, n)
 	defer seat.stand() // also when a hook ends this goroutine
-	return seat.run()
+	err := seat.run()
+	if errors.Is(err, errGone) && seat.told && s.OnLost != nil {
+		s.OnLost(err)
+	}
+	return err
 }
 
 // A seat is one running Subscribe.

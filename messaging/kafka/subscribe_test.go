@@ -104,7 +104,7 @@ func TestTheCommitAdvancesOnlyOnceThePrefixIsDone(t *testing.T) {
 	eventually(t, "a commit", func() bool {
 		offsets, err := adm.FetchOffsets(within(t, patience), topic+".g")
 		at, _ := offsets.Lookup(topic, 0)
-		return err == nil && strings.HasPrefix(at.Metadata, "parley1o:") && len(at.Metadata) > len("parley1o:")
+		return err == nil && strings.HasPrefix(at.Metadata, "parley1o:0:") && len(at.Metadata) > len("parley1o:0:")
 	})
 	if got := committed(t, adm, topic+".g", topic, 0); got != 0 {
 		t.Errorf("offset %d is committed while the first record is not settled, want 0", got)
@@ -477,7 +477,7 @@ func TestPassiveMakesNothingAndNamesAllThatIsMissing(t *testing.T) {
 		t.Fatalf("Subscribe() = %v, want ErrNotFound", err)
 	}
 	for _, want := range []string{
-		"topic " + topic + " with 3 partition(s), max.message.bytes=2162688", "topic " + topic + ".g.dlq with 1 partition(s), max.message.bytes=2162688, retention.ms=-1",
+		"topic " + topic + " with 3 partition(s), max.message.bytes=2162688", "topic " + topic + ".g.dlq with 1 partition(s), cleanup.policy=delete, max.message.bytes=2162688, retention.bytes=-1, retention.ms=-1",
 		"topic " + topic + ".g.retry.0 with 3", "topic " + topic + ".g.retry.1000 with 3",
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -525,13 +525,14 @@ func TestTopicsAreMadeAsConfigured(t *testing.T) {
 		t.Errorf("received %d bytes, want %d", len(d.Payload), 2<<20)
 	}
 	adm := admin(t, seeds)
-	configs, err := adm.DescribeTopicConfigs(within(t, patience), topic+".g.dlq", topic)
+	configs, err := adm.DescribeTopicConfigs(within(t, patience), topic+".g.dlq", topic+".g.retry.1000", topic)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]map[string]string{
-		topic:            {"max.message.bytes": "2162688"},
-		topic + ".g.dlq": {"max.message.bytes": "2162688", "retention.ms": "-1"},
+		topic:                   {"max.message.bytes": "2162688"},
+		topic + ".g.retry.1000": {"max.message.bytes": "2162688", "cleanup.policy": "delete"},
+		topic + ".g.dlq":        {"max.message.bytes": "2162688", "cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"},
 	} {
 		got, err := configs.On(name, nil)
 		if err != nil {

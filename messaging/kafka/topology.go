@@ -36,15 +36,18 @@ func (c *Config) partitions(k kind) int32 {
 	return int32(c.Partitions)
 }
 
-// settings returns the topic-level configuration of kind k. Dead letters are kept
-// until someone deletes them.
+// settings returns the topic-level configuration of kind k, where the cluster's
+// defaults could lose something. Dead letters are kept until someone deletes them.
 func (c *Config) settings(k kind) map[string]string {
 	set := map[string]string{}
 	if c.MaxPayload > defaultMaxPayload {
 		set["max.message.bytes"] = strconv.Itoa(c.MaxPayload + headroom)
 	}
+	if k != kindWork { // whatever the cluster's defaults: compaction would take records without keys, or all but one
+		set["cleanup.policy"] = "delete"
+	}
 	if k == kindDead {
-		set["retention.ms"] = "-1"
+		set["retention.ms"], set["retention.bytes"] = "-1", "-1"
 	}
 	return set
 }
@@ -258,7 +261,7 @@ func (b *Broker) place(ctx context.Context, adm *kadm.Client, n names, known boo
 	}
 	place := kadm.Offsets{}
 	ends.Each(func(at kadm.ListedOffset) {
-		place.Add(kadm.Offset{Topic: at.Topic, Partition: at.Partition, At: at.Offset, LeaderEpoch: at.LeaderEpoch, Metadata: metaClean})
+		place.Add(kadm.Offset{Topic: at.Topic, Partition: at.Partition, At: at.Offset, LeaderEpoch: at.LeaderEpoch, Metadata: metaPrefix(at.Offset, true)})
 	})
 	committed, err := adm.CommitOffsets(ctx, n.group, place)
 	if err == nil {

@@ -38,8 +38,8 @@ type Transaction struct {
 	// after a crash, what the crash left open is aborted as soon as the process is
 	// back, and not only after CommitTimeout. No two calls that run at one time may
 	// have the same: the later fences the earlier. Kafka knows it as the
-	// transactional ID <topic>.<group>.<ID>, with the group's name as in the names
-	// of topics; where Kafka has access lists, the user needs the permission Write
+	// transactional ID <topic>.<group>.<ID>, with the names of the group and the ID
+	// as in the names of topics; where Kafka has access lists, the user needs the permission Write
 	// on it, or on that prefix. Default: random.
 	ID string
 	// MaxAttempts is how many times a message may fail before it is dead-lettered.
@@ -131,7 +131,9 @@ func (t Transaction) withDefaults() (Transaction, error) {
 // # The guarantee and its limits
 //
 //   - A transaction takes in a batch of records. Records of different partitions are
-//     handled at the same time, those of one partition in order.
+//     handled at the same time, those of one partition in order. It ends when all of
+//     them are handled: until then a slow handler keeps the outputs of the others
+//     back, and what would be in the next. Set t.Timeout.
 //   - What handle publishes is kept in memory, within t.MaxOutput and
 //     t.MaxOutputBytes, and counts only when handle has returned nil. Nothing is
 //     sent to Kafka before the whole batch is handled, so a slow handler holds no
@@ -141,7 +143,8 @@ func (t Transaction) withDefaults() (Transaction, error) {
 //     while the records before it and those of other partitions are committed; its
 //     own partition waits, which keeps the order. After t.MaxAttempts it goes to the
 //     dead letters of the group, in a transaction too. Attempts are forgotten with
-//     the process or the partition.
+//     the process or the partition. A record of another program that is too large
+//     for the dead letters stays where it is, and holds up its partition alone.
 //   - A panic of handle, or runtime.Goexit, is a failed attempt, whose stack is
 //     logged.
 //   - When the group is rebalanced, what is in hand is given up: the contexts of
@@ -177,7 +180,8 @@ func (t Transaction) withDefaults() (Transaction, error) {
 // once an error that is [messaging.ErrInvalid], [messaging.ErrDenied],
 // [messaging.ErrTopology], [messaging.ErrNotFound] (see Subscribe for these),
 // [messaging.ErrClosed] when the Broker is closed, and [messaging.ErrLost] when t.ID
-// is set and another process has taken it. Everything else is trouble that it
+// is set and another process has taken it, which looks the same as a commit that
+// took longer than t.CommitTimeout. Everything else is trouble that it
 // outlives: it logs it and goes on.
 //
 // Several calls of Transact for one group are several members. handle is called
@@ -221,7 +225,7 @@ func (b *Broker) Transact(ctx context.Context, t Transaction, handle func(ctx co
 		id = rand.Text()
 	}
 	x := &transactor{
-		b: b, t: t, n: n, handle: handle, id: n.group + "." + id, tight: map[string]bool{},
+		b: b, t: t, n: n, handle: handle, id: n.group + "." + escape(id), tight: map[string]bool{},
 		log: b.cfg.Logger.With(slog.String("topic", t.Topic), slog.String("group", t.Group)),
 	}
 	return x.run(intake)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -49,7 +50,7 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 	switch {
 	case errors.Is(err, errMoved):
 	case err != nil:
-		return err
+		return refused("commit a transaction", err)
 	case committed:
 		for _, l := range lanes {
 			l.advance()
@@ -58,6 +59,8 @@ func (x *transactor) commit(intake context.Context, lanes []*transactLane) error
 	}
 	x.log.Warn("kafka: transaction aborted by a rebalance: its messages are handled again", slog.Int("partitions", len(marks)))
 	x.drop() // End has rewound the client
+	// Kafka may know of a rebalance that this member does not know of yet.
+	_ = pause(intake, x.b.closing, faultPause)
 	return nil
 }
 
@@ -88,8 +91,9 @@ func (x *transactor) send(ctx context.Context, outs []*kgo.Record) (bad kgo.Prod
 }
 
 // unsent aborts the transaction because of what Kafka did not take. That makes the
-// message it came from a failed one, and its neighbours are handled again. The error
-// is for what is nobody's fault.
+// message it came from a failed one, and its neighbours are handled again. Where it is
+// the message's own dead letter, the message stays where it is. The error is for what
+// is nobody's fault.
 func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from source) error {
 	topic := r.Record.Topic
 	why, again := x.b.unpublished(topic, r.Err)
@@ -100,12 +104,15 @@ func (x *transactor) unsent(intake context.Context, r kgo.ProduceResult, from so
 		}
 		x.tight[topic] = true
 		return x.rewind(intake)
-	case again || topic == x.n.dead:
+	case tooLarge && topic == x.n.dead: // no session could store it
+		from.l.nays = append(from.l.nays, refusal{from.off, why, true})
+		return x.rewind(intake)
+	case again, topic == x.n.dead, errors.Is(r.Err, kerr.UnknownTopicID): // no client goes over to a topic that is made anew
 		return errors.Join(fmt.Errorf("send to %s: %w", topic, why), x.rewind(intake))
 	case tooLarge || errors.Is(why, messaging.ErrInvalid):
 		why = messaging.Permanent(why)
 	}
-	from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", topic, why)})
+	from.l.nays = append(from.l.nays, refusal{from.off, fmt.Errorf("kafka: publish to %s in a transaction: %w", topic, why), false})
 	x.log.Warn("kafka: transaction aborted, for Kafka refuses an output, whose message has failed", slog.String("to", topic), slog.Any("err", why))
 	x.forget(topic)
 	return x.rewind(intake)

@@ -163,6 +163,7 @@ func (w *worker) kill(t testing.TB) {
 }
 
 func TestEachMessageHasItsOutputExactlyOnceThoughProcessesAreKilled(t *testing.T) {
+	t.Parallel()
 	for name, ids := range map[string][]string{"with an ID of its own": {"one", "two"}, "with a random ID": {"", ""}} {
 		t.Run(name, func(t *testing.T) {
 			seed := rand.Uint64()
@@ -213,6 +214,7 @@ func awaitEither(t testing.TB, workers []*worker, n int) (which int) {
 }
 
 func TestAProcessThatStoodStillUntilOthersTookOverCommitsNothing(t *testing.T) {
+	t.Parallel()
 	m := newMill(t, server(t), 2)
 	config := workerConfig{BatchSize: 500, CommitTimeout: 2 * time.Second, Slow: 20 * time.Millisecond}
 	zombie := m.worker(config)
@@ -233,6 +235,7 @@ func TestAProcessThatStoodStillUntilOthersTookOverCommitsNothing(t *testing.T) {
 }
 
 func TestAProcessWithTheSameIDFencesTheOneBefore(t *testing.T) {
+	t.Parallel()
 	m := newMill(t, server(t), 2)
 	m.tx.ID = "pod-1"
 	ended := make(chan error, 1)

@@ -107,6 +107,7 @@ func newFakeMill(t *testing.T) (*kfake.Cluster, *mill) {
 
 // Each fault hits the first transaction; the next one has its messages.
 func TestWhatAnAbortedTransactionHadComesAgainAndNothingOfItIsSeen(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		key    kmsg.Key
 		inject func(kmsg.Request) kmsg.Response
@@ -193,6 +194,7 @@ func TestAnOutputThatKafkaRefusesFailsItsMessageAndNoOther(t *testing.T) {
 }
 
 func TestTransactRidesOutARestartOfTheBroker(t *testing.T) {
+	t.Parallel()
 	node := need.Node(t, services.Kafka())
 	m := newMill(t, []string{node.URL()}, 3)
 	m.tx.BatchSize = 50
@@ -394,6 +396,7 @@ func refuseProduce(c *kfake.Cluster, why *kerr.Error, refuse func() bool) {
 }
 
 func TestABrokerThatTakesNothingForAWhileCostsNoMessage(t *testing.T) {
+	t.Parallel()
 	cluster, m := newFakeMill(t)
 	m.tx.CommitTimeout = time.Second
 	var began atomic.Int64

@@ -15,6 +15,7 @@ import (
 func isLost(err error) bool { return errors.Is(err, messaging.ErrLost) }
 
 func TestEachMessageHasItsOutputExactlyOnceThroughRebalances(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, seeds []string) {
 		m := newMill(t, seeds, 6)
 		m.tx.BatchSize = 50
@@ -39,6 +40,7 @@ func TestEachMessageHasItsOutputExactlyOnceThroughRebalances(t *testing.T) {
 }
 
 func TestTheHandlersContextEndsWithErrLostWhenItsPartitionMoves(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, seeds []string) {
 		m := newMill(t, seeds, 2)
 		causes := make(chan error, 10)
@@ -205,6 +207,7 @@ func (m *mill) toRetry(after map[string]time.Duration) (dues map[string]time.Tim
 }
 
 func TestTransactTakesOverWhatWaitsInTheRetryTopics(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, seeds []string) {
 		m := newMill(t, seeds, 1)
 		// The last is longer than the longest retry topic.

@@ -18,11 +18,16 @@ import (
 // errGoexit is the failure of a handler that ended its goroutine.
 var errGoexit = errors.New("kafka: the handler called runtime.Goexit")
 
+// stuckPause is how long a message waits whose dead letter Kafka does not take. Each
+// time that it is tried again costs its neighbours a transaction.
+const stuckPause = 30 * time.Second
+
 // A transactLane is a partition that Transact is assigned. Between batches it
 // belongs to the loop, and within one to the goroutine that works on it.
 type transactLane struct {
 	partOf
-	own bool // of a topic of the group, to which nobody publishes
+	own  bool          // of a topic of the group, to which nobody publishes
+	hold time.Duration // for how long its records wait at most
 
 	// Where the partition stands in Kafka. Guarded by transactor.mu until the first
 	// record is there.
@@ -32,6 +37,7 @@ type transactLane struct {
 	doubt  int64   // up to which offset they may have been in hand
 
 	queue  []*kgo.Record // polled, not committed
+	filled time.Time     // when the last of queue came
 	due    time.Time     // when queue[0] may be handled
 	paused bool          // at the client
 
@@ -54,10 +60,11 @@ type failures struct {
 	n  int
 }
 
-// A refusal is why Kafka did not take the output of a record.
+// A refusal is why Kafka did not take the output of a record, or its dead letter.
 type refusal struct {
-	of  int64
-	why error
+	of   int64
+	why  error
+	dead bool
 }
 
 // open notes where the partition stands: at is -1 where nothing was committed.
@@ -76,6 +83,7 @@ func (l *transactLane) fill(f kgo.FetchPartition) {
 		l.doubt = f.HighWatermark
 	}
 	l.begun = true
+	l.filled = time.Now()
 	l.queue = append(l.queue, f.Records...)
 }
 
@@ -135,7 +143,7 @@ func (x *transactor) work(b *batch, l *transactLane) {
 // handleOne reports whether the batch is done with rec.
 func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool {
 	if l.own {
-		if at := due(rec); at.After(time.Now()) {
+		if at := due(rec, l.filled.Add(l.hold)); at.After(time.Now()) {
 			l.due = at
 			return false
 		}
@@ -146,6 +154,13 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 		l.add(b, rec, again(rec, x.n.rung(delay), d.Attempt, time.Now().Add(delay), rest))
 		return true
 	}
+	nay := l.refused(rec.Offset)
+	if nay.dead {
+		x.log.Error("kafka: Kafka does not take a dead letter: its message stays, and holds up its partition",
+			slog.String("id", d.ID), slog.String("from", l.topic), slog.Int("partition", int(l.num)), slog.Any("err", nay.why))
+		l.due = time.Now().Add(stuckPause)
+		return false
+	}
 	if l.tries.of != rec.Offset {
 		l.tries = failures{of: rec.Offset}
 	}
@@ -155,7 +170,7 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 	id, attempt := d.ID, d.Attempt
 
 	out := &output{x: x}
-	verdict := x.attempt(b.ctx, out, &d, l.refused(rec.Offset))
+	verdict := x.attempt(b.ctx, out, &d, nay.why)
 	if b.ctx.Err() != nil && (verdict.Kind != messaging.Ack || errors.Is(context.Cause(b.ctx), messaging.ErrLost)) {
 		return false // whatever the error says, it may be our doing
 	}
@@ -187,15 +202,15 @@ func (l *transactLane) add(b *batch, rec *kgo.Record, outs ...*kgo.Record) {
 	}
 }
 
-// refused returns, once, why Kafka did not take an output of the record at off.
-func (l *transactLane) refused(off int64) error {
+// refused returns, once, what Kafka did not take of the record at off.
+func (l *transactLane) refused(off int64) refusal {
 	for i, r := range l.nays {
 		if r.of == off {
-			l.nays = append(l.nays[:i], l.nays[i+1:]...)
-			return r.why
+			l.nays = slices.Delete(l.nays, i, i+1)
+			return r
 		}
 	}
-	return nil
+	return refusal{}
 }
 
 // attempt runs the handler and judges what it did. With a failure that is known

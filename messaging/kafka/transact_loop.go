@@ -76,7 +76,10 @@ func (x *transactor) serve(intake context.Context) error {
 	defer x.leave()
 	// Now, not with the first batch: this aborts what a predecessor with the same
 	// ID has left open, for whose end the places of the partitions wait.
-	if _, _, err := x.s.Client().ProducerID(intake); err != nil {
+	switch _, _, err := x.s.Client().ProducerID(intake); {
+	case errors.Is(err, kerr.InvalidTransactionTimeout):
+		return fmt.Errorf("%w: Transaction.CommitTimeout %v is more than transaction.max.timeout.ms of the brokers: %w", messaging.ErrInvalid, x.t.CommitTimeout, err)
+	case err != nil:
 		return refused("begin transactions", err)
 	}
 	for intake.Err() == nil {
@@ -139,8 +142,15 @@ func (x *transactor) turn(intake context.Context) error {
 		}
 	}
 	fetches := x.poll(intake)
-	if err := x.fault(fetches); err != nil {
-		return err
+	failed, fatal := x.b.fault(x.log, x.n.group, fetches)
+	if fatal == nil && fetches.IsClientClosed() {
+		fatal = kgo.ErrClientClosed
+	}
+	if fatal != nil {
+		return fatal
+	}
+	if failed {
+		_ = pause(intake, x.b.closing, faultPause)
 	}
 	if lanes := x.collect(fetches); len(lanes) > 0 {
 		return x.process(intake, lanes)
@@ -174,25 +184,6 @@ func (x *transactor) unstop() {
 	x.mu.Lock()
 	x.stop, x.wake = nil, nil
 	x.mu.Unlock()
-}
-
-// fault returns an error for which it is pointless to go on.
-func (x *transactor) fault(fetches kgo.Fetches) error {
-	var fatal error
-	fetches.EachError(func(topic string, num int32, err error) {
-		switch d := denied(err); {
-		case d != nil:
-			fatal = d
-		case errors.Is(err, kerr.InconsistentGroupProtocol):
-			fatal = fmt.Errorf("%w: another program uses the consumer group %s in another way: %w", messaging.ErrTopology, x.n.group, err)
-		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		case errors.Is(err, kgo.ErrClientClosed):
-			fatal = err
-		default:
-			x.log.Warn("kafka: fetching", slog.String("from", topic), slog.Int("partition", int(num)), slog.Any("err", err))
-		}
-	})
-	return fatal
 }
 
 // collect takes polled records in, and returns the lanes that have something to do.
@@ -301,7 +292,7 @@ func (x *transactor) assigned(_ context.Context, cl *kgo.Client, of map[string][
 	x.mu.Lock()
 	for topic, nums := range of {
 		for _, num := range nums {
-			x.lanes[partOf{topic, num}] = &transactLane{partOf: partOf{topic, num}, own: topic != x.n.topic}
+			x.lanes[partOf{topic, num}] = &transactLane{partOf: partOf{topic, num}, own: topic != x.n.topic, hold: x.n.delay(topic)}
 		}
 	}
 	x.up = x.up || !x.in

@@ -3,6 +3,7 @@ package kafka
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,8 +16,8 @@ const (
 	// maxMetadata is what Kafka takes beside a commit, by its default
 	// offset.metadata.max.bytes.
 	maxMetadata = 4096
-	// The metadata of a commit begins with one of these. What is clean was
-	// committed when nothing beyond it was in hand.
+	// The metadata of a commit begins with one of these, and the offset committed.
+	// What is clean was committed when nothing beyond it was in hand.
 	metaClean, metaOpen = "parley1c:", "parley1o:"
 )
 
@@ -104,10 +105,7 @@ func (w *window) mark() (at int64, ok bool) {
 // done. What does not fit comes again after a restart.
 func (w *window) metadata(clean bool) string {
 	at, _ := w.mark()
-	prefix := metaOpen
-	if clean {
-		prefix = metaClean
-	}
+	prefix := metaPrefix(at, clean)
 	room := base64.RawURLEncoding.DecodedLen(maxMetadata - len(prefix))
 	var out []byte
 	pos := at
@@ -144,12 +142,24 @@ func (w *window) metadata(clean bool) string {
 	return prefix + base64.RawURLEncoding.EncodeToString(out)
 }
 
-// parseMetadata is the reverse of metadata. What others wrote says nothing.
+// metaPrefix begins the metadata of a commit of at. It repeats at: those who move
+// a group by hand may keep the metadata that they find, which would then pass over
+// records that nobody has handled.
+func metaPrefix(at int64, clean bool) string {
+	prefix := metaOpen
+	if clean {
+		prefix = metaClean
+	}
+	return prefix + strconv.FormatInt(at, 10) + ":"
+}
+
+// parseMetadata is the reverse of metadata. What others wrote, or was written for
+// another offset, says nothing.
 func parseMetadata(at int64, meta string) (done []spanT, clean bool) {
-	text, clean := strings.CutPrefix(meta, metaClean)
+	text, clean := strings.CutPrefix(meta, metaPrefix(at, true))
 	if !clean {
 		var ok bool
-		if text, ok = strings.CutPrefix(meta, metaOpen); !ok {
+		if text, ok = strings.CutPrefix(meta, metaPrefix(at, false)); !ok {
 			return nil, false
 		}
 	}

@@ -161,15 +161,33 @@ func TestAWindowBeginsWithoutACommitAtTheFirstRecord(t *testing.T) {
 	}
 }
 
+func TestMetadataCountsOnlyWithTheOffsetThatItWasCommittedWith(t *testing.T) {
+	var w window
+	w.open(10, "")
+	w.push(&kgo.Record{Offset: 10})
+	w.finish(w.push(&kgo.Record{Offset: 11}))
+	for _, clean := range []bool{true, false} {
+		meta := w.metadata(clean)
+		if done, got := parseMetadata(10, meta); len(done) != 1 || got != clean {
+			t.Errorf("parseMetadata(10, %q) = %v, %t, want one span, %t", meta, done, got, clean)
+		}
+		for _, at := range []int64{0, 1, 9, 11, 100} { // moved by hand
+			if done, got := parseMetadata(at, meta); done != nil || got {
+				t.Errorf("parseMetadata(%d, %q) = %v, %t, want none, false: it was written for offset 10", at, meta, done, got)
+			}
+		}
+	}
+}
+
 func FuzzParseMetadata(f *testing.F) {
 	f.Add(int64(0), "")
-	f.Add(int64(5), metaClean)
-	f.Add(int64(5), metaOpen+"AQI")
-	f.Add(int64(math.MaxInt64), metaOpen+"AQI")
+	f.Add(int64(5), metaPrefix(5, true))
+	f.Add(int64(5), metaPrefix(5, false)+"AQI")
+	f.Add(int64(math.MaxInt64), metaPrefix(math.MaxInt64, false)+"AQI")
 	f.Add(int64(3), "somebody else's")
-	f.Add(int64(3), metaOpen+"!")
-	f.Add(int64(3), metaOpen+base64.RawURLEncoding.EncodeToString(binary.AppendUvarint(nil, math.MaxUint64)))
-	f.Add(int64(3), metaOpen+strings.Repeat("A", 2*maxMetadata))
+	f.Add(int64(3), metaPrefix(3, false)+"!")
+	f.Add(int64(3), metaPrefix(3, false)+base64.RawURLEncoding.EncodeToString(binary.AppendUvarint(nil, math.MaxUint64)))
+	f.Add(int64(3), metaPrefix(3, false)+strings.Repeat("A", 2*maxMetadata))
 	f.Fuzz(func(t *testing.T, at int64, meta string) {
 		done, _ := parseMetadata(at, meta)
 		last := at

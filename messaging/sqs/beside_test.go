@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,5 +231,107 @@ func TestDeadLettersOfAGroupThatNeverSubscribedAreNotFound(t *testing.T) {
 	_, err := messaging.DeadLetters(within(t, patience), b, messaging.Subscription{Topic: "orders", Group: "mail"}, 1)
 	if !errors.Is(err, messaging.ErrNotFound) || s.Names() != nil {
 		t.Errorf("DeadLetters() = %v and made %v, want ErrNotFound and none", err, s.Names())
+	}
+}
+
+func TestWhatSQSSetsAsideItselfStaysExplainedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	cfg := over(t, s)
+	c := awssqs.NewFromConfig(cfg)
+	b := newBroker(t, sqs.Config{Client: c})
+	topic := unique()
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+	_, err := c.SetQueueAttributes(t.Context(), &awssqs.SetQueueAttributesInput{QueueUrl: urlOf(t, c, topic+"_to_g"), Attributes: map[string]string{
+		"RedrivePolicy": `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:` + topic + `_to_g_dlq","maxReceiveCount":1}`,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, topic, message("", 1))
+	sub.receive().settle(t, messaging.Verdict{Kind: messaging.Release})
+	dead := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g", DeadLetters: true})
+	first := dead.receive()
+	first.settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
+	again := dead.receive()
+	if !maps.Equal(again.Headers, first.Headers) || again.Headers[messaging.HeaderDeadReason] != "max-receives" {
+		t.Errorf("put at the end it says %q, want %q", again.Headers, first.Headers)
+	}
+	again.ack(t)
+}
+
+func TestAQueueThatHasAPolicyKeepsItAndIsTold(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	cfg := over(t, s)
+	c := awssqs.NewFromConfig(cfg)
+	var log bytes.Buffer
+	b := newBroker(t, sqs.Config{Client: c, Topics: sns.NewFromConfig(cfg), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	made, err := c.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: aws.String("orders_to_mail"), Attributes: map[string]string{"Policy": "{}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribe(t, b, messaging.Subscription{Topic: "orders", Group: "mail"}).stop()
+	out, err := c.GetQueueAttributes(t.Context(), &awssqs.GetQueueAttributesInput{QueueUrl: made.QueueUrl, AttributeNames: []types.QueueAttributeName{"Policy"}})
+	if err != nil || out.Attributes["Policy"] != "{}" {
+		t.Errorf("the policy is %q, %v, want it as it was", out.Attributes["Policy"], err)
+	}
+	if !strings.Contains(log.String(), "does not name its topic") {
+		t.Errorf("the log is %q, which does not tell of the policy", log.String())
+	}
+}
+
+func TestThePermissionsAreThoseThatTheDocumentationLists(t *testing.T) {
+	t.Parallel()
+	receiving := []string{"GetQueueUrl", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "SendMessage"}
+	for _, topics := range []bool{false, true} {
+		s := &sqsfake.Server{}
+		cfg := over(t, s)
+		with := func(passive bool) *sqs.Broker {
+			c := sqs.Config{Client: awssqs.NewFromConfig(cfg), Passive: passive}
+			if topics {
+				c.Topics = sns.NewFromConfig(cfg)
+			}
+			return newBroker(t, c)
+		}
+		b, passive := with(false), with(true)
+		group := messaging.Subscription{Topic: "orders", Group: "mail"}
+		graves := group
+		graves.DeadLetters = true
+		finding, publishing, making := []string{"ListQueues"}, []string{"ListQueues", "SendMessage"}, []string{"ListQueues", "CreateQueue"}
+		if topics {
+			finding, publishing, making = []string{"ListTopics"}, []string{"ListTopics", "Publish"}, []string{"CreateQueue", "CreateTopic", "Subscribe", "SetQueueAttributes"}
+		}
+		for _, step := range []struct {
+			what string
+			do   func()
+			want []string
+		}{
+			{"to make a group", func() { subscribe(t, b, group).stop() }, append(append(making, receiving...), "GetQueueAttributes")},
+			{"to publish", func() { publish(t, b, "orders", message("", 1), message("", 2)) }, publishing},
+			{"to subscribe", func() {
+				sub := subscribe(t, passive, group)
+				sub.receive().settle(t, messaging.Verdict{Kind: messaging.DeadLetter})
+				d := sub.receive()
+				if err := d.Extend(t.Context(), time.Minute); err != nil {
+					t.Errorf("Extend() = %v, want nil", err)
+				}
+				d.settle(t, messaging.Verdict{Kind: messaging.Retry, After: 13 * time.Hour})
+				sub.stop()
+			}, append(append(finding, receiving...), "GetQueueAttributes")},
+			{"to read dead letters", func() {
+				sub := subscribe(t, passive, graves)
+				sub.receive().settle(t, messaging.Verdict{Kind: messaging.Retry})
+				sub.stop()
+			}, receiving},
+		} {
+			before := len(s.Log())
+			step.do()
+			for _, r := range s.Log()[before:] {
+				if op := strings.TrimSuffix(r.Op, "Batch"); !slices.Contains(step.want, op) {
+					t.Errorf("Topics %t: %s takes %s, which the documentation does not list", topics, step.what, op)
+				}
+			}
+		}
 	}
 }

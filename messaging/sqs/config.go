@@ -42,13 +42,15 @@ type Config struct {
 	// sends to the queue of each group itself.
 	Topics *sns.Client
 	// FIFO uses FIFO queues, and FIFO topics: messages with one Key arrive in order,
-	// and what is published twice within 5 minutes with the same ID is stored once.
+	// and what is published twice within 5 minutes with the same Source and ID is stored
+	// once.
 	// All programs of a topic must agree on it. Default false: standard queues, which
 	// keep no order.
 	FIFO bool
 	// Prefix begins the names of all queues and topics, so that several systems share
-	// an account, such as "staging-". Up to 16 letters, digits and '-'. Default
-	// empty.
+	// an account, such as "staging-". Up to 16 letters, digits and '-'. No other
+	// system of the account may have a prefix, or without one a topic, that begins
+	// with it. Default empty.
 	Prefix string
 	// Source becomes the Source of published messages that have none. Default empty.
 	Source string
@@ -81,6 +83,13 @@ func (c Config) withDefaults() (Config, error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	if c.Client == nil {
 		fault("Client is nil: set sqs.NewFromConfig(cfg)")
+	} else if o := c.Client.Options(); o.Region == "" && o.BaseEndpoint == nil {
+		fault("Client has no region: set Region of its aws.Config, or AWS_REGION")
+	}
+	if c.Topics != nil {
+		if o := c.Topics.Options(); o.Region == "" && o.BaseEndpoint == nil {
+			fault("Topics has no region: set Region of its aws.Config, or AWS_REGION")
+		}
 	}
 	if len(c.Prefix) > maxPrefix || strings.ContainsFunc(c.Prefix, func(r rune) bool { return !isAlnum(r) && r != '-' }) {
 		fault("Prefix %.20q is not up to %d letters, digits and '-'", c.Prefix, maxPrefix)

@@ -1,9 +1,14 @@
 package sqs_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/parley-go/parley/messaging/sqs"
 )
@@ -21,6 +26,15 @@ func TestNewReportsEveryFaultOnOneLine(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "\n") {
 		t.Errorf("New() = %q, want one line", err)
+	}
+}
+
+// The SDK says so with the first request only, as it tells of a lost connection.
+func TestAClientWithoutARegionIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := sqs.New(sqs.Config{Client: awssqs.NewFromConfig(aws.Config{}), Topics: sns.NewFromConfig(aws.Config{})})
+	if got := fmt.Sprint(err); !strings.Contains(got, "Client has no region") || !strings.Contains(got, "Topics has no region") {
+		t.Errorf("New() = %v, want the clients that have no region", err)
 	}
 }
 

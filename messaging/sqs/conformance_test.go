@@ -28,6 +28,7 @@ func visibilityOf(t *testing.T) time.Duration {
 }
 
 func TestBrokerKeepsItsPromises(t *testing.T) {
+	t.Parallel()
 	for name, fifo := range map[string]bool{"with standard queues": false, "with FIFO queues": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -40,6 +41,7 @@ func TestBrokerKeepsItsPromises(t *testing.T) {
 }
 
 func TestBrokerKeepsItsPromisesOverSNS(t *testing.T) {
+	t.Parallel()
 	for name, fifo := range map[string]bool{"with standard queues": false, "with FIFO queues": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

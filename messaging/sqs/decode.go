@@ -1,6 +1,7 @@
 package sqs
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -29,7 +30,7 @@ type received struct {
 	attempt    int           // the first that it is delivered for, when it has waited
 
 	message messaging.Message
-	foreign bool // it has no ID but SQS's
+	foreign bool // it has no ID but that of SQS or SNS
 }
 
 // newReceived returns m as this library has it. It reads what any program may have
@@ -64,15 +65,18 @@ func (d *received) decode() {
 		body, attributes = n.Message, n.attributes()
 		outer := packed
 		packed = unpack(attributes[attrHeaders].text)
-		maps.Copy(packed, outer) // those of its death
+		// Whoever wrote the body decides on no wait, no attempt and no reason.
+		maps.DeleteFunc(packed, isReserved)
+		maps.Copy(packed, outer)
 		m.ID, m.Subject = n.MessageId, n.Subject
 		if t, err := time.Parse(time.RFC3339Nano, n.Timestamp); err == nil {
 			m.Time = t
 		}
 	}
+	theirs := cmp.Or(m.ID, d.id)
 	for name, a := range attributes {
 		switch {
-		case a.bytes != nil || strings.HasPrefix(name, reserved):
+		case a.bytes != nil || isReserved(name, ""):
 		case name == attrContentType:
 			m.ContentType = clean(a.text)
 		default:
@@ -81,15 +85,13 @@ func (d *received) decode() {
 	}
 	d.wait, d.attempt = waitOf(packed)
 	for name, value := range packed {
-		if !strings.HasPrefix(name, reserved) || strings.HasPrefix(name, headersDead) {
+		if !isReserved(name, "") || strings.HasPrefix(name, headersDead) {
 			d.set(name, value)
 		}
 	}
-	if m.ID == "" {
-		m.ID, d.foreign = d.id, true
-		if m.Key == "" {
-			m.Key = clean(d.group)
-		}
+	m.ID = cmp.Or(m.ID, d.id)
+	if d.foreign = m.ID == theirs; d.foreign && m.Key == "" {
+		m.Key = clean(d.group)
 	}
 	switch attributes[attrEncoding].text {
 	case encodingEmpty:
@@ -165,7 +167,8 @@ func (d *received) delivery(s messaging.Subscription) *messaging.Delivery {
 	out := &messaging.Delivery{Topic: s.Topic, Group: s.Group, Attempt: d.attempts(), Redelivered: d.receives > 1}
 	if s.DeadLetters {
 		out.Attempt = 1
-		if _, explained := m.Headers[messaging.HeaderDeadReason]; !explained && d.byRedrive {
+		if d.byRedrive { // whatever was said of it before
+			maps.DeleteFunc(m.Headers, isOfDeath)
 			if m.Headers == nil {
 				m.Headers = map[string]string{}
 			}
@@ -174,11 +177,14 @@ func (d *received) delivery(s messaging.Subscription) *messaging.Delivery {
 		}
 	} else {
 		// Moved back by another tool than this package, it is no dead letter any more.
-		maps.DeleteFunc(m.Headers, func(name, _ string) bool { return strings.HasPrefix(name, headersDead) })
+		maps.DeleteFunc(m.Headers, isOfDeath)
 	}
 	out.Message = m
 	return out
 }
+
+// isOfDeath reports whether a header says why a dead letter is one.
+func isOfDeath(name, _ string) bool { return strings.HasPrefix(name, headersDead) }
 
 // A notification is what SNS makes of a message for a subscription without raw
 // delivery.
@@ -208,7 +214,7 @@ func notice(d *received) *notification {
 func (n *notification) attributes() map[string]attribute {
 	all := make(map[string]attribute, len(n.MessageAttributes))
 	for name, a := range n.MessageAttributes {
-		if a.Type == "Binary" {
+		if strings.HasPrefix(a.Type, "Binary") {
 			b, _ := base64.StdEncoding.DecodeString(a.Value)
 			all[name] = attribute{kind: a.Type, bytes: append([]byte{}, b...)}
 			continue

@@ -50,13 +50,14 @@
 // Release change the visibility, in whole seconds, rounded up. SQS allows 12 hours
 // from the receive; a longer Retry is sent again with the time it is due at, and put off
 // by whoever receives it before. Delivery.Attempt is SQS's count of receives, less
-// those of this process that ended before a handler began. A dead letter is sent to
-// the dead letters with the reasons, and only then deleted.
+// those of this process that were not handed out. A dead letter is sent to the dead
+// letters with the reasons, and only then deleted.
 //
-// On FIFO queues the Key is the MessageGroupId, the ID where there is no Key, and the ID
-// is the MessageDeduplicationId; what is not printable ASCII of up to 128 characters
-// stands there as a hash. Of each Key one message at a time is handed out. When it comes
-// again, those behind it are given back, so that it comes first.
+// On FIFO queues the Key is the MessageGroupId, the ID where there is no Key; Source and
+// ID together, as InboxID of [messaging.Delivery] has them, are the
+// MessageDeduplicationId. What is not printable ASCII of up to 128 characters stands
+// there as a hash. Of each Key one message at a time is handed out. When it comes again,
+// those behind it are given back, so that it comes first.
 //
 // The body of a message is its payload, where SQS can carry it: text of the characters
 // of XML 1.0. Else the attribute msg-encoding says base64, or empty. The attributes
@@ -69,7 +70,9 @@
 // Messages of other programs are read with what they have: attributes of type String and
 // Number become headers, those of type Binary are left out, and are kept in dead
 // letters. A message without ce_id has the ID that SQS gave it, or SNS. A body that is a
-// notification of SNS, without attributes beside it, is unwrapped.
+// notification of SNS, without attributes beside it, is unwrapped. Nobody can tell it
+// from one that only looks like that, so who chooses the whole body of such a message
+// chooses its ID and its headers too, but neither its attempts nor when it is due.
 //
 // # Guarantees
 //
@@ -98,6 +101,9 @@
 //     a lost answer, or moved when a process ends between the two steps, comes twice with
 //     the same ID. FIFO queues drop repeats within 5 minutes. An inbox such as
 //     idempotency.Inbox makes it one effect.
+//   - That a message which is published again on purpose, with the same Source and ID,
+//     is stored by a FIFO queue within those 5 minutes, though Publish returns nil. Move
+//     dead letters back with [messaging.Redrive], which is not affected.
 //   - Any order of standard queues, which Promises says. Dead letters of them are read
 //     oldest first among those at hand, up to 100.
 //   - Order after a message of a FIFO group was dead-lettered: the others pass it.
@@ -106,8 +112,8 @@
 //   - That Publish reaches all groups or none. When it fails, some may have the message.
 //   - That a message survives 14 days in a queue, or more than 1,000 receives outside the
 //     dead letters.
-//   - Attempts are those of all processes: what another process received and gave back
-//     without beginning counts here.
+//   - That attempts are those of handlers alone: what another process received and gave
+//     back without beginning counts here, and so does an answer that was lost.
 //
 // # Defaults
 //
@@ -121,13 +127,16 @@
 //
 // # Permissions
 //
-// Of SQS: to publish without Topics, ListQueues, and SendMessage on the queues; to
-// subscribe, GetQueueUrl, GetQueueAttributes, ReceiveMessage, DeleteMessage,
-// ChangeMessageVisibility, SendMessage on the dead letters, for retries of more than 12
-// hours on the queue too, and unless Config.Passive says otherwise CreateQueue, and
-// ListQueues without Topics. Of SNS: to publish, ListTopics, by which alone a topic is
-// found, and Publish; to subscribe, CreateTopic and Subscribe, and SetQueueAttributes of
-// SQS, by which the queue admits the topic. A queue that has a policy keeps it.
+// Of SQS: to publish without Topics, ListQueues, which is granted for all queues or none,
+// and SendMessage; to subscribe, GetQueueUrl, GetQueueAttributes, ReceiveMessage,
+// DeleteMessage, ChangeMessageVisibility, SendMessage on the dead letters, and on the
+// queue for retries of more than 12 hours, ListQueues without Topics, and unless
+// Config.Passive is set CreateQueue; to read dead letters and move them back,
+// GetQueueUrl, ReceiveMessage, DeleteMessage, ChangeMessageVisibility, and SendMessage on
+// both queues. Of SNS: to publish, ListTopics, by which alone a topic is found, and
+// Publish; to subscribe, CreateTopic and Subscribe, and SetQueueAttributes of SQS, by
+// which the queue admits the topic, or with Config.Passive ListTopics alone. A queue that
+// has a policy keeps it.
 //
 // # Composition
 //

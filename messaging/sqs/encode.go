@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -111,7 +112,8 @@ func (c *Config) encode(m *messaging.Message) (entry, error) {
 		return entry{}, fmt.Errorf("%w: body and attributes take %d bytes, the limit is %d: send a reference to the data, or raise Config.MessageLimit", messaging.ErrTooLarge, n, c.MessageLimit)
 	}
 	if c.FIFO {
-		e.once, e.group = token(m.ID), groupOf(m)
+		// Two sources may number what they send alike, and both are to be stored.
+		e.once, e.group = token((&messaging.Delivery{Message: out}).InboxID()), groupOf(m)
 	}
 	return e, nil
 }
@@ -127,7 +129,7 @@ func successor(d *received, more map[string]string, once string) entry {
 		e.attributes = map[string]attribute{}
 	}
 	packed := unpack(e.attributes[attrHeaders].text)
-	maps.DeleteFunc(packed, func(name, _ string) bool { return strings.HasPrefix(name, reserved) })
+	maps.DeleteFunc(packed, isReserved)
 	maps.Copy(packed, more)
 	if d.foreign {
 		packed[ceID] = d.message.ID
@@ -139,18 +141,33 @@ func successor(d *received, more map[string]string, once string) entry {
 	if len(packed) == 0 {
 		return e
 	}
-	for name, a := range e.attributes { // of another program, that has ten of its own
-		if len(e.attributes) < maxAttributes {
-			break
-		}
-		if packed[name] = a.text; a.bytes != nil {
-			packed[name] = base64.StdEncoding.EncodeToString(a.bytes)
-		}
-		delete(e.attributes, name)
+	if len(e.attributes) == maxAttributes {
+		makeRoom(e.attributes, packed)
 	}
 	e.attributes[attrHeaders] = textAttribute(pack(packed))
 	return e
 }
+
+// makeRoom moves one of another program's ten attributes among the headers, where it
+// is read alike; only if there is no such one, one that is binary.
+func makeRoom(attributes map[string]attribute, packed map[string]string) {
+	for _, binary := range []bool{false, true} {
+		for _, name := range slices.Sorted(maps.Keys(attributes)) {
+			a := attributes[name]
+			if (a.bytes != nil) != binary || name == attrContentType || isReserved(name, "") {
+				continue
+			}
+			if packed[name] = a.text; binary {
+				packed[name] = base64.StdEncoding.EncodeToString(a.bytes)
+			}
+			delete(attributes, name)
+			return
+		}
+	}
+}
+
+// isReserved reports whether an attribute or a header is this library's own.
+func isReserved(name, _ string) bool { return strings.HasPrefix(name, reserved) }
 
 // pack returns headers as JSON of characters that SQS takes.
 func pack(headers map[string]string) string {
@@ -197,11 +214,4 @@ func groupOf(m *messaging.Message) string {
 		return token(m.Key)
 	}
 	return token(m.ID)
-}
-
-// deadHeaders returns the headers of a dead letter that say why it is one.
-func deadHeaders(d *received) map[string]string {
-	why := maps.Clone(d.message.Headers)
-	maps.DeleteFunc(why, func(name, _ string) bool { return !strings.HasPrefix(name, headersDead) })
-	return why
 }

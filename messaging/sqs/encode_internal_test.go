@@ -133,6 +133,8 @@ func TestFaultsAreToldApart(t *testing.T) {
 		{fault{code: "AccessDeniedException"}, messaging.ErrDenied},
 		{fault{code: "X", status: 403}, messaging.ErrDenied},
 		{fault{code: "ExpiredToken"}, messaging.ErrDenied},
+		{fault{code: "IncompleteSignatureException", status: 400, sender: true}, messaging.ErrDenied},
+		{fault{code: "Unknown", status: 400, sender: true, text: "not valid: Authorization: AWS4-HMAC-SHA256 Credential=a"}, messaging.ErrDenied},
 		{fault{code: "QueueDoesNotExist", sender: true}, messaging.ErrNotFound},
 		{fault{code: "NotFound", sender: true}, messaging.ErrNotFound},
 		{fault{code: "ReceiptHandleIsInvalid"}, messaging.ErrLost},
@@ -143,12 +145,18 @@ func TestFaultsAreToldApart(t *testing.T) {
 		{fault{code: "InvalidMessageContents", sender: true}, messaging.ErrInvalid},
 		{fault{code: "RequestThrottled", status: 400, sender: true}, nil},
 		{fault{code: "ThrottlingException", status: 400, sender: true}, nil},
+		{fault{code: "KMSThrottling", status: 400, sender: true}, nil},
+		{fault{code: "RequestTimeout", status: 400, sender: true}, nil},
+		{fault{code: "Unknown", status: 408, sender: true}, nil},
 		{fault{code: "InternalError"}, nil},
 		{fault{code: "Unknown", status: 503}, nil},
 	} {
 		if got := c.f.reason(); !errors.Is(got, c.want) || (got == nil) != (c.want == nil) {
 			t.Errorf("%+v means %v, want %v", c.f, got, c.want)
 		}
+	}
+	if err := (&fault{code: "Unknown", text: "x-amz-security-token:secret"}).reason(); strings.Contains(err.Error(), "secret") {
+		t.Errorf("reason() = %v, want it without what was signed", err)
 	}
 	if got := shortCode("com.amazonaws.sqs#QueueDoesNotExist"); got != "QueueDoesNotExist" {
 		t.Errorf("shortCode() = %s, want it without its name space", got)

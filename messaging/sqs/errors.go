@@ -47,9 +47,11 @@ func isOneOf(code string, codes ...string) bool { return slices.Contains(codes, 
 // unsigned reports that the service does not know or believe who asks. What such
 // an answer says may repeat what was signed, a session token among it.
 func (f *fault) unsigned() bool {
-	return isOneOf(f.code, "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "ExpiredToken", "ExpiredTokenException",
-		"InvalidSecurity", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignatureException", "MissingAuthenticationTokenException",
-		"InvalidAccessKeyId", "RequestExpired", "OptInRequired")
+	text := strings.ToLower(f.text)
+	return isOneOf(strings.TrimSuffix(f.code, "Exception"), "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClient", "ExpiredToken",
+		"InvalidSecurity", "InvalidSecurityToken", "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignature", "InvalidAccessKeyId",
+		"RequestExpired", "RequestTimeTooSkewed", "OptInRequired") ||
+		strings.Contains(text, "x-amz-security-token") || strings.Contains(text, "aws4-hmac")
 }
 
 func (f *fault) denied() bool {
@@ -60,8 +62,8 @@ func (f *fault) denied() bool {
 // busy reports that the service asks to come back later.
 func (f *fault) busy() bool {
 	return strings.Contains(f.code, "Throttl") || isOneOf(f.code, "RequestThrottled", "TooManyRequestsException", "SlowDown", "OverLimit", "ServiceUnavailable",
-		"InternalError", "InternalFailure", "InternalErrorException", "RequestLimitExceeded", "BandwidthLimitExceeded", "KMSThrottling", "ThrottledException") ||
-		f.status == http.StatusTooManyRequests || f.status >= 500
+		"InternalError", "InternalFailure", "InternalErrorException", "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete") ||
+		f.status == http.StatusTooManyRequests || f.status == http.StatusRequestTimeout || f.status >= 500
 }
 
 // absent reports that the queue or topic does not exist.

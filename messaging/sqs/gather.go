@@ -3,6 +3,7 @@ package sqs
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -54,7 +55,6 @@ type call[E any] struct {
 
 	err   error
 	taken *flight // guarded by gatherer.mu; nil while it waits
-	left  bool    // guarded by gatherer.mu; nobody waits for it any more
 }
 
 // A flight is a batch of calls under way.
@@ -128,8 +128,8 @@ func (g *gatherer[E]) wait(ctx context.Context, c *call[E]) error {
 	if c.finished() {
 		return c.err
 	}
-	c.left = true
 	if c.taken == nil {
+		g.drop(c)
 		return context.Cause(ctx)
 	}
 	if c.taken.waiters--; c.taken.waiters == 0 {
@@ -138,13 +138,27 @@ func (g *gatherer[E]) wait(ctx context.Context, c *call[E]) error {
 	return c.taken.why(context.Cause(ctx))
 }
 
+// drop takes out a call that waits in its lane, so that nothing is kept of callers
+// that have left while no request could begin. g.mu is held.
+func (g *gatherer[E]) drop(c *call[E]) {
+	l := g.lanes[c.lane]
+	i := slices.Index(l.calls, c)
+	l.calls = slices.Delete(l.calls, i, i+1)
+	if l.busy {
+		return
+	}
+	g.waiting--
+	if len(l.calls) == 0 {
+		i = slices.Index(g.ready, l)
+		g.ready = slices.Delete(g.ready, i, i+1)
+		delete(g.lanes, l.name)
+	}
+}
+
 // pump begins what requests may begin. g.mu is held.
 func (g *gatherer[E]) pump() {
 	for g.waiting > 0 && g.flights < maxFlights && (g.waiting >= maxEntries || g.partial < maxPartial) {
 		calls, lanes := g.compose()
-		if len(calls) == 0 {
-			continue // all had left
-		}
 		isPartial := len(calls) < maxEntries
 		if isPartial {
 			g.partial++
@@ -172,18 +186,16 @@ func (g *gatherer[E]) compose() (calls []*call[E], lanes []*lane[E]) {
 		n := len(calls)
 		for len(l.calls) > 0 {
 			c := l.calls[0]
-			if full = len(calls) == maxEntries || len(calls) > 0 && size+c.size > g.limit; full && !c.left {
+			if full = len(calls) == maxEntries || len(calls) > 0 && size+c.size > g.limit; full {
 				break
 			}
 			l.calls[0] = nil
 			l.calls = l.calls[1:]
 			g.waiting--
-			if !c.left {
-				calls = append(calls, c)
-				size += c.size
-				if g.single {
-					break
-				}
+			calls = append(calls, c)
+			size += c.size
+			if g.single {
+				break
 			}
 		}
 		if l.name == "" && len(l.calls) > 0 || full && len(calls) == n {

@@ -3,6 +3,7 @@ package sqs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -128,6 +129,51 @@ func TestARequestNobodyWaitsForEnds(t *testing.T) {
 		synctest.Wait()
 		if !g.idle() {
 			t.Error("the request is under way, want it ended")
+		}
+	})
+}
+
+// While the service is silent, callers that give up are many.
+func TestCallersThatLeaveKeepNothingInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gathering(t, 100, nil)
+		g.do = func(ctx context.Context, _ *flight, calls []*call[int]) {
+			<-ctx.Done()
+			finish(calls, context.Cause(ctx))
+		}
+		stuck, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for range maxFlights { // in requests that end with the outage alone
+			calls := make([]*call[int], maxEntries)
+			for i := range calls {
+				calls[i] = newCall(0, "", 1)
+			}
+			g.submit(calls...)
+			for _, c := range calls {
+				all.Go(func() { _ = g.wait(stuck, c) })
+			}
+		}
+		for i := range 1000 {
+			gone, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			c := newCall(i, []string{"", fmt.Sprint("lane ", i%7)}[i%2], 1)
+			g.submit(c)
+			all.Go(func() {
+				defer cancel()
+				_ = g.wait(gone, c)
+			})
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		g.mu.Lock()
+		if left := len(g.lanes); left != 0 || len(g.ready) != 0 || g.waiting != 0 {
+			t.Errorf("%d lanes, %d of them ready, with %d calls are left, want none", left, len(g.ready), g.waiting)
+		}
+		g.mu.Unlock()
+		cancel()
+		all.Wait()
+		synctest.Wait()
+		if !g.idle() {
+			t.Error("something is under way still")
 		}
 	})
 }

@@ -82,6 +82,13 @@ func (in *intake) start() {
 		close(in.polled)
 	})
 	in.broker.workers.Go(in.keep)
+	in.broker.workers.Go(func() { // since run may be in deliver, which waits for the lease to end
+		select {
+		case <-in.broker.closing:
+			in.abandon()
+		case <-in.gone:
+		}
+	})
 }
 
 // finish returns when nothing of the intake runs any more.

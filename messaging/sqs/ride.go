@@ -2,6 +2,7 @@ package sqs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -25,9 +26,10 @@ type request[E any] func(ctx context.Context, calls []*call[E]) ([]*fault, error
 
 // ride finishes calls: it repeats what the service could not do for the moment, until
 // ctx ends because nobody waits any more. What an answer names as failed fails
-// alone. Of calls in order, none is repeated whose successor has passed it.
+// alone, and what is refused as a whole is tried one by one. Of calls in order, none is
+// repeated whose successor has passed it.
 func ride[E any](ctx context.Context, b *Broker, f *flight, calls []*call[E], ordered bool, do request[E]) {
-	unclear := false // a request before this one may have been carried out
+	unclear := f.maybe.Load() // a request before this one may have been carried out
 	for n := 0; len(calls) > 0; n++ {
 		if n > 0 && pause(ctx, backoff(n)) != nil {
 			finish(calls, f.why(context.Cause(ctx)))
@@ -45,7 +47,16 @@ func ride[E any](ctx context.Context, b *Broker, f *flight, calls []*call[E], or
 				finish(calls, f.why(context.Cause(ctx)))
 				return
 			}
-			if why := permanent(err); why != nil {
+			why := permanent(err)
+			if len(calls) > 1 && (errors.Is(why, messaging.ErrInvalid) || errors.Is(why, messaging.ErrTooLarge)) {
+				// One entry may have spoiled it for callers that know nothing of each other.
+				f.maybe.Store(unclear)
+				for i := range calls {
+					ride(ctx, b, f, calls[i:i+1], ordered, do)
+				}
+				return
+			}
+			if why != nil {
 				finish(calls, why)
 				return
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -58,6 +59,9 @@ func margin(visible time.Duration) time.Duration { return min(visible/10, 2*time
 // expire ends the lease, unless the delivery is settled.
 func (s *settler) expire() {
 	if s.claim(lost) {
+		if !s.wasAccepted() {
+			s.in.broker.unseen.note(s.d.id)
+		}
 		s.in.closed(s, false)
 	}
 }
@@ -117,17 +121,22 @@ func (s *settler) is(state int) bool {
 	return s.state == state
 }
 
+// over returns what there is to say of a delivery that is not held any more.
+func (s *settler) over() error {
+	if s.is(settled) {
+		return nil
+	}
+	return messaging.ErrLost
+}
+
 // Settle implements [messaging.Settler]. It returns when SQS has answered.
 func (s *settler) Settle(ctx context.Context, v messaging.Verdict) error {
 	if !s.in.broker.enter() {
-		return messaging.ErrLost // what was not settled was given back by Close
+		return s.over() // what was not settled was given back by Close
 	}
 	defer s.in.broker.calls.Done()
 	if !s.claim(settled) {
-		if s.is(lost) {
-			return messaging.ErrLost
-		}
-		return nil
+		return s.over()
 	}
 	err := s.carryOut(ctx, v)
 	if errors.Is(err, messaging.ErrLost) {
@@ -153,10 +162,17 @@ func (s *settler) carryOut(ctx context.Context, v messaging.Verdict) error {
 			if in.broker.set.FIFO {
 				e.group = groupOf(&s.d.message)
 			}
-			return s.replace(ctx, in.layout.work.url, e)
+			if err := s.replace(ctx, in.layout.work.url, e); !errors.Is(err, messaging.ErrTooLarge) {
+				return err
+			}
+			return s.replaceAsItCame(ctx, in.layout.work.url, e)
 		}
 		if v.After > s.within(v.After) && !in.broker.set.FIFO {
-			return s.replace(ctx, in.layout.work.url, s.later(v))
+			err := s.replace(ctx, in.layout.work.url, s.later(v))
+			if !errors.Is(err, messaging.ErrTooLarge) {
+				return err
+			}
+			// There is no room for when it is due: it waits for as long as it can.
 		}
 		return s.stay(ctx, s.within(v.After))
 	case messaging.DeadLetter:
@@ -182,22 +198,30 @@ func (s *settler) later(v messaging.Verdict) entry {
 // be said of it goes with less.
 func (s *settler) bury(ctx context.Context, v messaging.Verdict) error {
 	in := s.in
-	why := deadHeaders(s.d)
-	if !in.sub.DeadLetters {
-		why = messaging.DeadHeaders(s.delivery(), v, time.Now())
+	d := s.delivery()
+	why := d.Headers
+	if maps.DeleteFunc(why, func(name, _ string) bool { return !isOfDeath(name, "") }); !in.sub.DeadLetters {
+		why = messaging.DeadHeaders(d, v, time.Now())
 	}
-	var err error
+	var e entry
 	for _, dispensable := range []string{"", messaging.HeaderDeadError, messaging.HeaderDeadTopic, messaging.HeaderDeadGroup, messaging.HeaderDeadTime, messaging.HeaderDeadAttempts, messaging.HeaderDeadReason} {
 		delete(why, dispensable)
-		e := successor(s.d, why, s.d.id)
+		e = successor(s.d, why, s.d.id)
 		if in.broker.set.FIFO {
 			e.group = e.once // none waits for another
 		}
-		if err = s.replace(ctx, in.layout.dead.url, e); !errors.Is(err, messaging.ErrTooLarge) {
-			break
+		if err := s.replace(ctx, in.layout.dead.url, e); !errors.Is(err, messaging.ErrTooLarge) {
+			return err
 		}
 	}
-	return err
+	return s.replaceAsItCame(ctx, in.layout.dead.url, e)
+}
+
+// replaceAsItCame is replace for another program's message that has no room for the ID
+// that SQS gave it. It gets a new one.
+func (s *settler) replaceAsItCame(ctx context.Context, queue string, e entry) error {
+	e.attributes = s.d.attributes
+	return s.replace(ctx, queue, e)
 }
 
 // replace stores the successor of the message, and only then deletes it. A crash in
@@ -240,27 +264,30 @@ func (s *settler) within(d time.Duration) time.Duration {
 // Extend implements [messaging.Settler].
 func (s *settler) Extend(ctx context.Context, d time.Duration) error {
 	if !s.in.broker.enter() {
-		return messaging.ErrLost
+		return s.over()
 	}
 	defer s.in.broker.calls.Done()
-	switch {
-	case s.is(lost):
-		return messaging.ErrLost
-	case s.is(settled):
-		return nil
+	if !s.is(held) {
+		return s.over()
 	}
 	d = s.within(d)
 	if d == 0 {
 		return fmt.Errorf("sqs: extend: SQS keeps no message from others for more than 12 hours: %w", messaging.ErrLost)
 	}
+	c := newCall(stay{s.d.receipt, d}, s.d.receipt, 0)
 	began := time.Now()
-	err := s.stay(ctx, d)
+	s.mu.Lock()
+	if s.state != held {
+		s.mu.Unlock()
+		return s.over()
+	}
+	s.in.stays.submit(c) // under mu, so that what Settle asks for comes after it
+	s.mu.Unlock()
+	err := s.in.stays.wait(ctx, c)
 	switch {
 	case errors.Is(err, messaging.ErrLost):
 		s.expire()
-		if s.is(settled) {
-			return nil
-		}
+		return s.over()
 	case err == nil:
 		s.mu.Lock()
 		defer s.mu.Unlock()

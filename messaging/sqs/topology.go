@@ -204,14 +204,21 @@ func (b *Broker) connect(ctx context.Context, s messaging.Subscription, q place)
 	return "", err
 }
 
-// admit lets a topic of SNS send to a queue. A policy that the queue has and that
-// this package did not make stays as it is.
+// admit lets a topic of SNS send to a queue. A policy that the queue has stays as it
+// is; what it does not admit is lost without a word from SNS, so one that does not
+// seem to admit the topic is told of.
 func (b *Broker) admit(ctx context.Context, q place, topic string) error {
 	out, err := b.set.Client.GetQueueAttributes(ctx, &awssqs.GetQueueAttributesInput{
 		QueueUrl: aws.String(q.url), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNamePolicy},
 	})
-	if err != nil || out.Attributes[string(types.QueueAttributeNamePolicy)] != "" {
+	if err != nil {
 		return err
+	}
+	if p := out.Attributes[string(types.QueueAttributeNamePolicy)]; p != "" {
+		if !strings.Contains(p, topic) {
+			b.set.Logger.Warn("sqs: the queue has a policy that does not name its topic: unless it admits it otherwise, SNS drops what is published", slog.String("queue", q.arn), slog.String("topic", topic))
+		}
+		return nil
 	}
 	policy, _ := json.Marshal(map[string]any{ // of strings never fails
 		"Version": "2012-10-17",

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/parley-go/parley/messaging"
@@ -79,8 +80,8 @@ func TestAMessageThatIsLostWhileItWaitsForTheOneBeforeItKeepsItsPlace(t *testing
 	first.ack(t)
 	for _, want := range []string{"2", "3"} {
 		d := sub.receive()
-		if string(d.Payload) != want {
-			t.Fatalf("message %s came where %s was next", d.Payload, want)
+		if string(d.Payload) != want || d.Attempt != 1 {
+			t.Fatalf("message %s came at attempt %d where %s was next at 1: no handler has had it", d.Payload, d.Attempt, want)
 		}
 		d.ack(t)
 	}
@@ -240,5 +241,110 @@ func TestOrderIsKeptThoughRequestsFail(t *testing.T) {
 	}
 	if err := receive(t, sent); err != nil {
 		t.Errorf("Publish() = %v, want nil", err)
+	}
+}
+
+func TestAQueueDeletedUnderAPublisherIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	cfg := over(t, s)
+	c := awssqs.NewFromConfig(cfg)
+	b := newBroker(t, sqs.Config{Client: c})
+	sqs.SetFreshly(b, time.Hour, 0) // it learns of it by the answers alone
+	for _, group := range []string{"x", "y"} {
+		if _, err := c.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: aws.String("orders_to_" + group)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, b, "orders", message("", 1))
+	remove := func(group string) {
+		t.Helper()
+		if _, err := c.DeleteQueue(t.Context(), &awssqs.DeleteQueueInput{QueueUrl: urlOf(t, c, "orders_to_"+group)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("x")
+	publish(t, b, "orders", message("", 2))
+	if n := s.Len("orders_to_y"); n != 2 {
+		t.Errorf("the queue that is left holds %d messages, want 2: each once", n)
+	}
+	remove("y")
+	if err := b.Publish(within(t, patience), "orders", message("", 3)); !errors.Is(err, messaging.ErrUnroutable) {
+		t.Errorf("Publish() without a group = %v, want ErrUnroutable", err)
+	}
+}
+
+// SQS lists a queue for up to a minute after it was deleted.
+func TestAQueueThatIsListedAndDoesNotExistIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := &sqsfake.Server{}
+	b := fakeBroker(t, s, sqs.Config{})
+	topic := unique()
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "x"}).stop()
+	subscribe(t, b, messaging.Subscription{Topic: topic, Group: "y"}).stop()
+	s.Break(func(op string, before int) *sqsfake.Fault {
+		if op == "SendMessageBatch" && before > 0 { // the first goes to one of the two groups
+			return &sqsfake.Fault{Status: http.StatusBadRequest, Code: "QueueDoesNotExist"}
+		}
+		return nil
+	})
+	err := b.Publish(within(t, 1200*time.Millisecond), topic, message("", 1))
+	if !errors.Is(err, messaging.ErrNotConfirmed) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Publish() = %v, want ErrNotConfirmed, since a group has it, and the cause of its context", err)
+	}
+	s.Break(nil)
+	publish(t, b, topic, message("", 2))
+}
+
+func TestAPurgedQueueEndsTheLeasesOfWhatItHeld(t *testing.T) {
+	t.Parallel()
+	c := client(serverURL(t))
+	b := newBroker(t, sqs.Config{Client: c})
+	topic := unique()
+	sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+	publish(t, b, topic, message("", 1), message("", 2))
+	first, second := sub.receive(), sub.receive()
+	if _, err := c.PurgeQueue(t.Context(), &awssqs.PurgeQueueInput{QueueUrl: urlOf(t, c, topic+"_to_g")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Extend(t.Context(), time.Minute); !errors.Is(err, messaging.ErrLost) || first.lease.Err() == nil {
+		t.Errorf("Extend() of what was purged = %v, want ErrLost and the lease ended", err)
+	}
+	if err := second.Settle(t.Context(), messaging.Verdict{}); err != nil && !errors.Is(err, messaging.ErrLost) {
+		t.Errorf("Settle() of what was purged = %v, want nil or ErrLost", err)
+	}
+	publish(t, b, topic, message("", 3))
+	if d := sub.receive(); string(d.Payload) != "3" {
+		t.Errorf("received %s, want 3", d.Payload)
+	} else {
+		d.ack(t)
+	}
+}
+
+func TestAnEntryThatSpoilsARequestFailsAlone(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"InvalidParameterValue", "BatchRequestTooLong"} {
+		s := &sqsfake.Server{}
+		b := fakeBroker(t, s, sqs.Config{FIFO: true})
+		topic := unique()
+		sub := subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"})
+		s.Break(func(op string, before int) *sqsfake.Fault {
+			if op == "SendMessageBatch" && (before == 0 || before == 2) { // all three, and then the second alone
+				return &sqsfake.Fault{Status: http.StatusBadRequest, Code: code, Text: "no"}
+			}
+			return nil
+		})
+		err := b.Publish(within(t, patience), topic, message("k", 1), message("k", 2), message("k", 3))
+		batch, ok := errors.AsType[*messaging.BatchError](err)
+		if !ok || batch.Errs[0] != nil || batch.Errs[1] == nil || batch.Errs[2] != nil {
+			t.Errorf("Publish() with %s = %v, want an error of the second alone", code, err)
+		}
+		for _, want := range []string{"1", "3"} {
+			d := sub.receive()
+			if string(d.Payload) != want {
+				t.Errorf("message %s came where %s was next", d.Payload, want)
+			}
+			d.ack(t)
+		}
 	}
 }

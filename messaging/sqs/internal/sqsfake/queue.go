@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +86,12 @@ func (q *queue) inFlight(receipt string) (int, *apiError) {
 	return 0, refuse("ReceiptHandleIsInvalid", "The input receipt handle is invalid.")
 }
 
+// delete is idempotent: what is gone already has been deleted.
 func (q *queue) delete(in map[string]any) (map[string]any, *apiError) {
+	id, _, _ := strings.Cut(text(in, "ReceiptHandle"), "#")
+	if !slices.ContainsFunc(q.messages, func(m *message) bool { return m.id == id }) {
+		return map[string]any{}, nil
+	}
 	i, refusal := q.inFlight(text(in, "ReceiptHandle"))
 	if refusal != nil {
 		return nil, refusal
@@ -123,7 +129,7 @@ func (s *Server) receive(r *http.Request, in map[string]any) (any, *apiError) {
 		got, next := s.take(q, number(in, "MaxNumberOfMessages", 1), time.Duration(number(in, "VisibilityTimeout", 30))*time.Second)
 		changed := s.changed
 		s.mu.Unlock()
-		if len(got) > 0 || !time.Now().Before(deadline) {
+		if len(got) > 0 || !time.Now().Before(deadline) || r.Context().Err() != nil {
 			return map[string]any{"Messages": got}, nil
 		}
 		if next.IsZero() || next.After(deadline) {
