@@ -288,7 +288,7 @@ func TestBehaviourTowardsWhatProxiesDisagreeOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := serve(t, &httputil.ReverseProxy{ErrorLog: quiet(t), Rewrite: func(r *httputil.ProxyRequest) {
+	plain := serve(t, &httputil.ReverseProxy{ErrorLog: quiet(), Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
 		r.SetXForwarded()
 	}})

@@ -180,7 +180,7 @@ func TestTLSUpstreamIsVerifiedAndSpokenToFrom12On(t *testing.T) {
 		_, _ = io.WriteString(w, r.Proto)
 	}))
 	backend.EnableHTTP2 = true
-	backend.Config.ErrorLog = quiet(t)
+	backend.Config.ErrorLog = quiet()
 	backend.StartTLS()
 	t.Cleanup(backend.Close)
 	roots := x509.NewCertPool()
@@ -211,7 +211,7 @@ func TestTLSUpstreamIsVerifiedAndSpokenToFrom12On(t *testing.T) {
 	}
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
 	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
-	old.Config.ErrorLog = quiet(t)
+	old.Config.ErrorLog = quiet()
 	old.StartTLS()
 	t.Cleanup(old.Close)
 	s := serve(t, build(t, gateway.Upstream{Targets: []string{old.URL}, TLS: &tls.Config{RootCAs: roots}}, everything))

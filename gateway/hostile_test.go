@@ -156,7 +156,7 @@ func TestNothingIsLeftOfHostileClientsUpstreamsAndReloads(t *testing.T) {
 		}
 		gw := mustBuild(t, plan())
 		s := serve(t, gw)
-		s.Config.ErrorLog = quiet(t)
+		s.Config.ErrorLog = quiet()
 		ctx, stop := context.WithCancel(t.Context())
 		var all, load sync.WaitGroup
 		all.Go(func() { _ = gw.Run(ctx) })

@@ -25,7 +25,7 @@ func cleartext(t *testing.T, h http.HandlerFunc) string {
 	s.Config.MaxHeaderBytes = 8 << 10 // as servers of gRPC grant, and say
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
-	s.Config.ErrorLog = quiet(t)
+	s.Config.ErrorLog = quiet()
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL
@@ -104,7 +104,7 @@ func TestNothingIsLeftOfStreamsThatAreReset(t *testing.T) {
 		gw := build(t, gateway.Upstream{Targets: []string{at}, HTTP2: true, Retry: quickRetry()},
 			gateway.Route{Pattern: "/", Timeout: 100 * time.Millisecond, IdleTimeout: 100 * time.Millisecond})
 		s := serve(t, gw)
-		s.Config.ErrorLog = quiet(t)
+		s.Config.ErrorLog = quiet()
 		resetStreams(t, s.URL, "/reset", "/half", "/hang", "/trailers", "/early", "/echo")
 		eventually(t, "no request in flight", func() bool { return gw.Stats().Upstreams[0].InFlight == 0 })
 	})
@@ -126,7 +126,7 @@ func TestNoTargetIsBlamedForStreamsThatAClientResets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			gw := build(t, u, everything)
 			s := serve(t, gw)
-			s.Config.ErrorLog = quiet(t)
+			s.Config.ErrorLog = quiet()
 			resetStreams(t, s.URL, "/echo", "/early")
 			eventually(t, "no request in flight", func() bool { return gw.Stats().Upstreams[0].InFlight == 0 })
 			if at := gw.Stats().Upstreams[0].Targets[0]; at.Failures > 0 || at.Requests == 0 {

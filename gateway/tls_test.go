@@ -84,7 +84,7 @@ func whoami(w http.ResponseWriter, r *http.Request) {
 func TestMutualTLSToTheUpstreamAndTheNameThatHostGivesIt(t *testing.T) {
 	ca := newAuthority(t)
 	backend := httptest.NewUnstartedServer(http.HandlerFunc(whoami))
-	backend.Config.ErrorLog = quiet(t)
+	backend.Config.ErrorLog = quiet()
 	backend.TLS = &tls.Config{Certificates: []tls.Certificate{ca.of(t, "orders.internal")}, ClientCAs: ca.pool(), ClientAuth: tls.RequireAndVerifyClientCert}
 	backend.StartTLS()
 	t.Cleanup(backend.Close)
@@ -116,7 +116,7 @@ func TestServerSpeaksTLSFrom12OnAndDemandsCertificatesWhereItIsTold(t *testing.T
 	srv := build(t, gateway.Upstream{Targets: []string{serve(t, new(recorder)).URL}}, everything).Server("")
 	srv.TLSConfig.Certificates = []tls.Certificate{ca.of(t, "gateway.example")}
 	srv.TLSConfig.ClientAuth, srv.TLSConfig.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool()
-	srv.ErrorLog = quiet(t)
+	srv.ErrorLog = quiet()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
