@@ -51,7 +51,7 @@ func (t *troubles) met(log *slog.Logger, what, msg string, args ...any) {
 		level = slog.LevelWarn
 	}
 	t.mu.Unlock()
-	log.Log(context.Background(), level, msg, args...)
+	log.Log(context.Background(), level, msg, args...) //nolint:sloglint // each caller passes a constant
 }
 
 // outage reports whether a broker is known to be out of reach. One that has left the
@@ -92,7 +92,7 @@ func (t *troubles) over(what string, broker bool) (lasted time.Duration, ended b
 // well notes that what succeeds.
 func (t *troubles) well(log *slog.Logger, what, msg string, args ...any) {
 	if lasted, ended := t.over(what, false); ended {
-		log.Warn(msg, append(args, slog.Duration("after", lasted))...)
+		log.Warn(msg, append(args, slog.Duration("after", lasted))...) //nolint:sloglint // likewise
 	}
 }
 
