@@ -65,10 +65,15 @@ func TestAContextMadeOfThatOfWorkEndsWithTheWork(t *testing.T) {
 		t.Cleanup(cancel)
 		during <- inner
 	})
-	<-(<-during).Done()
 	after, cancel := context.WithCancel(work)
 	defer cancel()
-	<-after.Done()
+	for name, ctx := range map[string]context.Context{"during": <-during, "after": after} {
+		select {
+		case <-ctx.Done():
+		default:
+			t.Errorf("a context made %s the work goes on after it", name)
+		}
+	}
 }
 
 func TestTheCallersCauseReachesTheWork(t *testing.T) {

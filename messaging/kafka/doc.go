@@ -43,9 +43,9 @@
 // A process is one member of the group, however many of its subscribers share it,
 // and partitions move between members cooperatively: those that stay go on
 // meanwhile. Each partition has a goroutine that delivers in order. One whose
-// subscriber does not take more is paused after 50ms, for which the others may wait
-// with it, and so is one in a retry topic whose first record is not due: nothing
-// sleeps, and nothing else waits.
+// subscriber does not take more is paused after 250ms, for which the others may wait
+// with it once, until it has caught up; one in a retry topic whose first record is not
+// due is paused at once. Nothing sleeps, and nothing else waits.
 //
 // What is committed of a partition is the low-water mark: the offset of the first
 // record that is not settled. What is settled above it stands, as runs of offsets,

@@ -25,8 +25,8 @@ const closeTimeout = 5 * time.Second
 const fetchWait = 250 * time.Millisecond
 
 // patience is how long what is fetched may wait, of all partitions, for one that is
-// full to drain.
-const patience = 50 * time.Millisecond
+// full to drain: as long as its pause would cost.
+const patience = fetchWait
 
 // faultPause keeps a partition that cannot be read from spinning.
 const faultPause = 100 * time.Millisecond
@@ -227,6 +227,7 @@ func (m *member) breathe(filled []*partition) {
 		case <-m.drained:
 			continue
 		case <-moment.C:
+			m.slow(filled)
 		case <-m.ctx.Done():
 		case <-m.b.closing:
 		}
@@ -237,10 +238,21 @@ func (m *member) breathe(filled []*partition) {
 	}
 }
 
+// anyFull reports whether a partition is full that is not known to be slow.
 func (m *member) anyFull(parts []*partition) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.stopping })
+	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.slow && !p.stopping })
+}
+
+// slow notes which partitions did not drain: the others wait for such a one no
+// more, until it has caught up.
+func (m *member) slow(parts []*partition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range parts {
+		p.slow = p.full
+	}
 }
 
 // disown ends the partitions of topics that are not what they were. Their places are

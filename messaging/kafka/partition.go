@@ -35,6 +35,7 @@ type partition struct {
 	filled   time.Time     // when the last of queue came
 	due      time.Time     // when queue[0] may be handed out, once it was looked at
 	full     bool          // fetching is to pause
+	slow     bool          // it was full for too long, or is not due, and has not been empty since
 	begun    bool          // records have come
 	unsure   bool          // what was fetched first may have been in hand before
 	doubt    int64         // up to which offset
@@ -132,7 +133,7 @@ func (p *partition) work() {
 			p.m.mu.Unlock()
 			break
 		}
-		h, wait, drained := p.take(time.Now())
+		h, wait, drained := p.take()
 		p.m.mu.Unlock()
 		if drained {
 			p.balance()
@@ -158,12 +159,15 @@ func (p *partition) work() {
 // take returns what to hand out next, or how long nothing will be there: 0 where
 // something will tell. drained reports that full has changed. The caller holds
 // m.mu.
-func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained bool) {
+func (p *partition) take() (h *handout, wait time.Duration, drained bool) {
 	if p.stopping {
 		return nil, 0, false
 	}
-	if wait := p.rest.Sub(now); wait > 0 {
-		return nil, wait, false
+	if !p.rest.IsZero() { // seldom, and to ask for the time costs as much as all else here
+		if wait := time.Until(p.rest); wait > 0 {
+			return nil, wait, false
+		}
+		p.rest = time.Time{}
 	}
 	if len(p.again) > 0 {
 		n := p.again[0]
@@ -182,6 +186,9 @@ func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained
 	if passed {
 		tell(p.m.dirty)
 	}
+	if len(p.queue) == 0 {
+		p.slow = false
+	}
 	if len(p.queue) == 0 || p.window.full() {
 		return nil, 0, p.drain()
 	}
@@ -190,10 +197,10 @@ func (p *partition) take(now time.Time) (h *handout, wait time.Duration, drained
 		if p.due.IsZero() {
 			p.due = due(rec, p.filled.Add(p.hold))
 		}
-		if wait := p.due.Sub(now); wait > 0 {
+		if wait := time.Until(p.due); wait > 0 {
 			// What lies in a rung for minutes must not lie in memory for as long.
-			changed := !p.full
-			p.full = true
+			changed := !p.full || !p.slow
+			p.full, p.slow = true, true
 			return nil, wait, changed
 		}
 	}
