@@ -96,18 +96,20 @@ func TestTheCallersCauseReachesTheWork(t *testing.T) {
 // and the race detector watches.
 func TestWhoeverAsksWhileTheWorkEndsHearsOfIt(t *testing.T) {
 	for range 200 {
-		heard := make(chan struct{})
+		heard := make(chan error)
 		const waiters = 3
 		contextOf(t.Context(), t, func(ctx context.Context) {
 			for range waiters {
 				go func() {
 					<-ctx.Done()
-					heard <- struct{}{}
+					heard <- ctx.Err()
 				}()
 			}
 		})
 		for range waiters {
-			<-heard
+			if err := <-heard; !errors.Is(err, context.Canceled) {
+				t.Errorf("Err() = %v once the work has ended, want context.Canceled", err)
+			}
 		}
 	}
 }

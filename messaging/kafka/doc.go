@@ -95,7 +95,8 @@
 //   - A retry waits without holding up anything, and comes back no earlier than
 //     asked, by the clocks of those who fail it and who receive it, for up to a year.
 //   - A delivery is done with only after its retry or its dead letter is stored.
-//   - A topic that is made anew is consumed from its beginning.
+//   - A topic that is made anew is consumed from its beginning, and what is published
+//     to it reaches it.
 //   - A group that is moved by hand receives all from there, whatever metadata the
 //     tool keeps.
 //   - A group that Kafka has forgotten begins with the oldest that is there, rather
@@ -145,7 +146,7 @@
 // rebalance waits 15s for handlers: RebalanceTimeout is 30s. A member that dies
 // without a word is missed after 45s, which is Kafka's own default. At most 64 MiB
 // wait for the answer to a Publish, 1 MiB of records in each partition for a
-// subscriber, and a partition stops 10,000 records past one that is not settled.
+// subscriber, beside what one fetch has brought, and a partition stops 10,000 records past one that is not settled.
 // What is settled is committed after 100ms.
 //
 // # Composition
