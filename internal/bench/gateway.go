@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/parley-go/parley/internal/services"
 )
@@ -23,8 +18,8 @@ const (
 	requests = 10_000
 )
 
-// gatewayRows compare what a request costs: in the process of a proxy between
-// clients and a service, and in the handler alone.
+// gatewayRows compare what a request costs the process of a proxy between clients
+// and a service. handlerRows need no processes.
 func gatewayRows() ([]row, func()) {
 	if !wanted("gateway/") {
 		return nil, func() {}
@@ -46,11 +41,7 @@ func gatewayRows() ([]row, func()) {
 		ours := process[rows[i].name]
 		rows[i].own = func(w io.Writer, r row) bool { return f.show(w, r, ours) }
 	}
-	them := handler(reverseProxy("http://127.0.0.1:1", canned{}))
-	return append(rows,
-		row{name: "gateway/handler_plain", ours: handler(nothingOn("http://127.0.0.1:1", alwaysCanned)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
-		row{name: "gateway/handler_everything_on", ours: handler(everythingOn("http://127.0.0.1:1", alwaysCanned, true)), peer: "reverseproxy", them: them, base: answering, allocs: -1},
-	), f.end
+	return rows, f.end
 }
 
 // A field is the proxies that stand side by side before one backend.
@@ -145,42 +136,4 @@ func (f *field) show(w io.Writer, r row, ours string) bool {
 	fmt.Fprintf(w, "%-34s %8.0fns  %s=%.0fns  ratio %.3f (%.3f to %.3f)  target %s  %s\n", r.name, median(our), r.peer, median(their),
 		median(ratios), slices.Min(ratios), slices.Max(ratios), target, verdict)
 	return verdict == "ok"
-}
-
-// canned is an upstream that answers at once, as order does.
-type canned struct{}
-
-func (canned) RoundTrip(req *http.Request) (*http.Response, error) {
-	return &http.Response{
-		StatusCode: http.StatusOK, Request: req, ContentLength: int64(len(kilobyte)),
-		Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {"1024"}, "Cache-Control": {"no-store"}, "Etag": {`"33a64df5"`}},
-		Body:   io.NopCloser(bytes.NewReader(kilobyte)),
-	}, nil
-}
-
-func alwaysCanned(http.RoundTripper) http.RoundTripper { return canned{} }
-
-// answering is what the rows of a handler pay anyway: the answer, and a header for
-// it to be copied into.
-func answering(n int) {
-	req := must(http.ReadRequest(bufio.NewReader(strings.NewReader(ask))))
-	for range n {
-		w := &void{h: make(http.Header)}
-		resp := must(canned{}.RoundTrip(req))
-		maps.Copy(w.h, resp.Header)
-		_ = resp.Body.Close()
-	}
-}
-
-// handler serves the request of the clients, over and over.
-func handler(h http.Handler) loop {
-	req := must(http.ReadRequest(bufio.NewReader(strings.NewReader(ask))))
-	req.RemoteAddr = "192.0.2.1:4711"
-	ctx, cancel := context.WithCancel(context.Background()) // as that of a server's request
-	_ = cancel
-	return func(n int) {
-		for range n {
-			h.ServeHTTP(&void{h: make(http.Header)}, req.WithContext(ctx))
-		}
-	}
 }

@@ -12,7 +12,9 @@ require (
 	github.com/cenkalti/backoff/v7 v7.0.3
 	github.com/cep21/circuit/v4 v4.0.0
 	github.com/failsafe-go/failsafe-go v0.9.8
+	github.com/go-chi/chi/v5 v5.5.0
 	github.com/hashicorp/go-retryablehttp v0.7.8
+	github.com/julienschmidt/httprouter v1.3.0
 	github.com/parley-go/parley v0.0.0
 	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/sethvargo/go-retry v0.5.0

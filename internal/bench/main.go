@@ -1,6 +1,7 @@
 // Command bench compares parley with what its users use today, side by side in
 // one run, and holds the ratios that the design promises. It prints one line a
-// row and exits 1 on a MISS. ONLY=breaker runs the rows of one package.
+// row and exits 1 on a MISS. ONLY=breaker runs the rows of one package, and
+// ONLY=gateway/handler those of the gateway that need no processes.
 //
 // Figures are processor time, so that a busy machine disturbs them less. Rows of
 // messages a second are elapsed time, because their sides wait, for a broker and
@@ -34,7 +35,7 @@ func run() int {
 	overKafka, endKafka := kafkaRows()
 	defer endKafka()
 	missed := 0
-	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overKafka, overGateway} {
+	for _, rows := range [][]row{breakerRows(), retryRows(), transportRows(), idempotencyRows(), tracingRows(), inProcess, overRabbitMQ, overKafka, handlerRows(), overGateway} {
 		for _, r := range rows {
 			if wanted(r.name) && !r.run(os.Stdout) {
 				missed++

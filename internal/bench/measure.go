@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -83,7 +84,8 @@ func (r row) run(w io.Writer) bool {
 		a, b = max(a-c, 0.1), max(b-c, 0.1)
 		our, their, ratios = append(our, a), append(their, b), append(ratios, a/b)
 	}
-	allocs := perOp(r.ours) - perOp(r.base)
+	floor := perOp(r.base)
+	allocs, theirAllocs := perOp(r.ours)-floor, perOp(r.them)-floor
 	verdict := "ok"
 	target := "-"
 	if r.most > 0 {
@@ -102,8 +104,8 @@ func (r row) run(w io.Writer) bool {
 	if r.allocs >= 0 && allocs > float64(r.allocs)+0.01 {
 		verdict = "MISS"
 	}
-	fmt.Fprintf(w, "%-34s %8.1fns %5.1fallocs  %s=%.1fns  ratio %.3f  target %s  %s\n",
-		r.name, took, allocs, r.peer, median(their), median(ratios), target, verdict)
+	fmt.Fprintf(w, "%-34s %8.1fns %5.1fallocs  %s=%.1fns,%.1fallocs  ratio %.3f  target %s  %s\n",
+		r.name, took, allocs, r.peer, median(their), theirAllocs, median(ratios), target, verdict)
 	return verdict == "ok"
 }
 
@@ -150,12 +152,14 @@ func used() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// perOp returns the allocations of one round of f.
+// perOp returns the allocations of one round of f. Nothing is collected meanwhile: what
+// fills a pool again that a collection has emptied is no part of any round.
 func perOp(f loop) float64 {
 	if f == nil {
 		return 0
 	}
 	const n = 10_000
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	f(100)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
