@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 // Lease describes the claim under which work runs.
@@ -39,18 +40,12 @@ func FromContext(ctx context.Context) (Lease, bool) {
 // is a timer, so that work which ends within a third of the lease starts no
 // goroutine.
 type hold struct {
-	context.Context //nolint:containedctx // that of the caller, of which this is one that ends earlier
+	lazyctx.Context
 
 	guard *Guard
 	lease Lease
 	outer *hold     // whose work this is part of; nil for none
 	asked time.Time // before Acquire: the lease ends no earlier than its length after that
-
-	// Most work is over before anybody asks whether it is, so what ends the context
-	// is made when first needed. Whoever sets over looks for it afterwards, and
-	// whoever makes it looks at over afterwards.
-	end  atomic.Pointer[end]
-	over atomic.Bool // the work has returned
 
 	// happened is set by the work once a panic must not release the claim any
 	// more, because the effect is there.
@@ -67,7 +62,7 @@ type hold struct {
 // hold begins to hold the claim in out, for which the store was asked at the
 // given time.
 func (g *Guard) hold(ctx context.Context, id ID, out Outcome, asked time.Time) *hold {
-	h := &hold{Context: ctx, guard: g, asked: asked, lease: Lease{
+	h := &hold{Context: lazyctx.Context{Parent: ctx}, guard: g, asked: asked, lease: Lease{
 		ID: id, Token: out.Token, Attempt: out.Attempt, TakenOver: out.TakenOver, TTL: g.config.TTL,
 	}}
 	h.outer, _ = ctx.Value(holdKey{}).(*hold)
@@ -84,48 +79,12 @@ func (g *Guard) hold(ctx context.Context, id ID, out Outcome, asked time.Time) *
 	return h
 }
 
-// An end is the context of work that somebody waits for, and what ends it.
-type end struct {
-	context.Context //nolint:containedctx // part of a context
-	cancel          context.CancelCauseFunc
-}
-
-// ending returns what ends the context of the work.
-func (h *hold) ending() *end {
-	if e := h.end.Load(); e != nil {
-		return e
-	}
-	ctx, cancel := context.WithCancelCause(h.Context)
-	if e := (&end{ctx, cancel}); !h.end.CompareAndSwap(nil, e) {
-		cancel(nil) // somebody else was faster
-	}
-	e := h.end.Load()
-	if h.over.Load() {
-		e.cancel(nil)
-	}
-	return e
-}
-
-// current returns the context that tells the state of the work without changing it.
-func (h *hold) current() context.Context {
-	if h.end.Load() == nil && !h.over.Load() {
-		return h.Context
-	}
-	return h.ending()
-}
-
-// Done implements [context.Context].
-func (h *hold) Done() <-chan struct{} { return h.ending().Done() }
-
-// Err implements [context.Context].
-func (h *hold) Err() error { return h.current().Err() }
-
 // Value implements [context.Context]: the claim is found in the context of its work.
 func (h *hold) Value(key any) any {
 	if key == (holdKey{}) {
 		return h
 	}
-	return h.current().Value(key) // [context.Cause] finds the cause there
+	return h.Context.Value(key)
 }
 
 // isHeld reports whether ctx is that of work under the claim with the id.
@@ -155,10 +114,10 @@ func (h *hold) extend() {
 	}
 	lease := h.guard.config.Lease
 	if h.lapse == nil {
-		h.lapse = time.AfterFunc(lease-time.Since(h.asked), func() { h.ending().cancel(ErrFenced) })
+		h.lapse = time.AfterFunc(lease-time.Since(h.asked), func() { h.EndFor(ErrFenced) })
 	}
 	timeout := min(h.guard.config.StoreTimeout, h.interval()/2)
-	ctx, hangup := context.WithTimeout(context.WithoutCancel(h.Context), timeout)
+	ctx, hangup := context.WithTimeout(context.WithoutCancel(h.Parent), timeout)
 	h.hangup = hangup
 	h.mu.Unlock()
 	defer hangup()
@@ -182,7 +141,7 @@ func (h *hold) extend() {
 		return
 	}
 	if isFenced(err) {
-		h.ending().cancel(ErrFenced)
+		h.EndFor(ErrFenced)
 	}
 	h.beating.Done()
 }
@@ -204,10 +163,7 @@ func (h *hold) stop() {
 			h.beating.Wait()
 		}
 	}
-	h.over.Store(true)
-	if e := h.end.Load(); e != nil {
-		e.cancel(nil)
-	}
+	h.End()
 }
 
 // complete settles the claim of work that is done, even if the caller has left,

@@ -8,13 +8,8 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"time"
-)
 
-const (
-	// settleTimeout bounds how long a verdict may take to be carried out.
-	settleTimeout = 30 * time.Second
-	// settlingTime is how long one context serves for verdicts.
-	settlingTime = time.Second
+	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 // errGoexit is the failure of a handler that ended its goroutine.
@@ -24,9 +19,18 @@ const errGoexit Reason = "the handler called runtime.Goexit"
 // the handler's error, ended the goroutine.
 const errGoexitAfter Reason = "the handler's error or Backoff called runtime.Goexit"
 
+// A span is when a handler ran.
+type span struct{ begin, end time.Time }
+
+// none is the span of what no handler has begun with, now.
+func none() span {
+	now := time.Now()
+	return span{now, now}
+}
+
 // handle runs the handler for j and settles it, also when the handler panics or
 // calls runtime.Goexit. It does not begin with what would come to nothing.
-func (v *session) handle(ctx context.Context, l *lane, j job) {
+func (v *session) handle(l *lane, j job) {
 	if v.intake.Err() != nil || j.lease.Err() != nil {
 		v.giveBack(l, j, cmp.Or(context.Cause(v.intake), context.Cause(j.lease)))
 		return
@@ -35,11 +39,10 @@ func (v *session) handle(ctx context.Context, l *lane, j job) {
 	if j.inOrder { // what was delivered stays as it came, for the next attempt
 		d = j.another()
 	}
-	var cancel context.CancelFunc
+	work := &lazyctx.Context{Parent: l.tenures.under(j.lease).work}
+	limit := func() {}
 	if v.cfg.Timeout > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, v.cfg.Timeout, ErrTimeout)
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
+		work.Parent, limit = context.WithTimeoutCause(work.Parent, v.cfg.Timeout, ErrTimeout)
 	}
 	began := time.Now()
 	v.tally.inFlight.Add(1)
@@ -52,18 +55,19 @@ func (v *session) handle(ctx context.Context, l *lane, j job) {
 			}
 			v.log.Error("messaging: handler panicked", slog.String("id", j.id), slog.Any("err", err), slog.String("stack", string(debug.Stack())))
 		}
-		took := time.Since(began)
-		cancel()
+		ran := span{began, time.Now()}
+		work.End()
+		limit()
 		v.tally.inFlight.Add(-1)
-		v.conclude(l, j, d, err, took)
+		v.conclude(l, j, d, err, ran)
 	}()
-	err = v.do(ctx, d)
+	err = v.do(work, d)
 }
 
 // conclude does what is to follow from what the handler of j did. The methods of
 // err and Backoff are other people's code: when they panic or call
 // runtime.Goexit, that is the failure, after which the default Backoff counts.
-func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Duration) {
+func (v *session) conclude(l *lane, j job, d *Delivery, err error, ran span) {
 	drained := v.drain.Err() != nil
 	var verdict Verdict
 	judged := false
@@ -79,10 +83,10 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Dur
 			verdict = own.verdict(failure, j.attempt, drained)
 		}
 		if j.inOrder {
-			v.concludeInOrder(l, j, d, verdict, took)
+			v.concludeInOrder(l, j, d, verdict, ran)
 			return
 		}
-		_ = v.settle(l, j, d, verdict, took) // which it has reported
+		_ = v.settle(l, j, d, verdict, ran) // which it has reported
 	}()
 	verdict = v.cfg.verdict(err, j.attempt, drained)
 	verdict.Err = readable(verdict.Err)
@@ -92,45 +96,26 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, took time.Dur
 // settle carries verdict out, unless the broker has taken the message back, and
 // reports and returns what kept it from that. The handler has had d, if there was
 // one.
-func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, took time.Duration) error {
+func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, ran span) error {
 	v.leases.remove(j.d)
 	var err error
 	if j.lease.Err() != nil {
 		err = context.Cause(j.lease)
 	} else {
-		err = j.s.Settle(l.settling.under(j.lease), verdict)
+		err = j.s.Settle(l.tenures.under(j.lease).verdicts(ran.end), verdict)
 	}
-	v.settled(j, d, verdict, err, took)
+	v.settled(j, d, verdict, err, ran)
 	return err
 }
 
-// settling is the context in which a lane has verdicts carried out.
-type settling struct {
-	ctx, lease context.Context //nolint:containedctx // of the calls of Settle that the lane makes
-	renewal    time.Time
-	end        func()
-}
-
-// under returns a context within lease that leaves a verdict settleTimeout. It is
-// made anew once in settlingTime only: to make one costs a quarter of all that is
-// done for a message, see BenchmarkConsumer of package memory.
-func (s *settling) under(lease context.Context) context.Context {
-	if now := time.Now(); s.lease != lease || now.After(s.renewal) {
-		s.end()
-		s.lease, s.renewal = lease, now.Add(settlingTime)
-		s.ctx, s.end = context.WithTimeout(lease, settleTimeout+settlingTime)
-	}
-	return s.ctx
-}
-
 // settled tells everybody what became of j.
-func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, took time.Duration) {
+func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, ran span) {
 	v.tally.count(verdict.Kind, err)
 	if err != nil || verdict.Kind != Ack {
 		v.report(j, verdict, err)
 	}
 	if v.cfg.OnSettle != nil {
-		v.cfg.OnSettle(Settled{Delivery: d, Verdict: verdict, Err: err, Took: took})
+		v.cfg.OnSettle(Settled{Delivery: d, Verdict: verdict, Err: err, Took: ran.end.Sub(ran.begin)})
 	}
 }
 

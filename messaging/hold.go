@@ -153,14 +153,14 @@ func (v *session) nextBesideHolds(l *lane) (j job, ok bool) {
 }
 
 // concludeInOrder is what follows from verdict for a j that is inOrder.
-func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, took time.Duration) {
+func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, ran span) {
 	if verdict.Kind == Retry && v.intake.Err() == nil && j.lease.Err() == nil {
 		next := j
 		if !verdict.KeepAttempt {
 			next.attempt++
 		}
 		l.holds.first(next, verdict.After)
-		v.settled(j, d, verdict, nil, took)
+		v.settled(j, d, verdict, nil, ran)
 		return
 	}
 	if verdict.Kind == Retry { // by the broker, it would let those behind it pass
@@ -169,7 +169,7 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 	if verdict.Kind == DeadLetter && j.attempt != j.d.Attempt {
 		verdict.Attempt = j.attempt
 	}
-	if err := v.settle(l, j, d, verdict, took); err != nil || verdict.Kind == Release {
+	if err := v.settle(l, j, d, verdict, ran); err != nil || verdict.Kind == Release {
 		// It comes again, and before the others, so they must too.
 		v.releaseKey(l, j.d.Key, cmp.Or(err, context.Cause(v.intake)))
 	}
@@ -178,7 +178,7 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 // giveBack releases j, which no handler has begun with, and what is held behind
 // it.
 func (v *session) giveBack(l *lane, j job, why error) {
-	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
+	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, none())
 	if j.inOrder {
 		v.releaseKey(l, j.d.Key, why)
 	}
@@ -189,7 +189,7 @@ func (v *session) giveBack(l *lane, j job, why error) {
 func (v *session) releaseKey(l *lane, key string, why error) {
 	for k := l.holds.by[key]; k != nil; k = l.holds.by[key] {
 		j := l.holds.takeOf(k)
-		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, 0)
+		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, none())
 	}
 }
 

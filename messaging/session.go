@@ -43,7 +43,7 @@ type lane struct {
 	jobs       chan job
 	own, spare <-chan job // what it takes from; nil once closed and empty
 	holds      holds
-	settling   settling
+	tenures    tenures
 }
 
 func newSession(intake, drain context.Context, s *subscriber, term time.Duration) *session {
@@ -55,7 +55,7 @@ func newSession(intake, drain context.Context, s *subscriber, term time.Duration
 	v.spare = make(chan job, room)
 	for range s.cfg.Concurrency {
 		jobs := make(chan job, room)
-		v.lanes = append(v.lanes, &lane{jobs: jobs, own: jobs, spare: v.spare, holds: holds{count: &s.tally.held}, settling: settling{end: func() {}}})
+		v.lanes = append(v.lanes, &lane{jobs: jobs, own: jobs, spare: v.spare, holds: holds{count: &s.tally.held}, tenures: tenures{drain: drain}})
 	}
 	return v
 }
@@ -127,15 +127,10 @@ func (v *session) deliver(lease context.Context, d *Delivery, s Settler) error {
 
 // work handles what comes into l until all is closed.
 func (v *session) work(l *lane) {
-	var (
-		lease, ctx context.Context
-		end        = func() {}
-		complete   bool
-	)
+	complete := false
 	defer func() {
-		end()
 		if complete {
-			l.settling.end()
+			l.tenures.end()
 			return
 		}
 		// A handler ended this goroutine: the lane goes on in another.
@@ -146,24 +141,9 @@ func (v *session) work(l *lane) {
 		if !ok {
 			break
 		}
-		if j.lease != lease { // seldom: it changes with the connection
-			end()
-			lease = j.lease //nolint:fatcontext // takes the place of the last one, nests in nothing
-			ctx, end = during(lease, v.drain)
-		}
-		v.handle(ctx, l, j)
+		v.handle(l, j)
 	}
 	complete = true
-}
-
-// during returns a context that ends with lease or drain.
-func during(lease, drain context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(lease)
-	stop := context.AfterFunc(drain, func() { cancel(context.Cause(drain)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
 }
 
 // next returns what l is to handle next. It reports false when nothing will come.
@@ -174,6 +154,17 @@ func (v *session) next(l *lane) (j job, ok bool) {
 				return j, true
 			}
 			continue
+		}
+		if len(l.spare) == 0 { // mostly, and to wait for one channel costs less than for two
+			select {
+			case j, ok = <-l.own:
+				if ok {
+					return j, true
+				}
+				l.own = nil
+				continue
+			default:
+			}
 		}
 		select {
 		case j, ok = <-l.own:

@@ -113,41 +113,55 @@ func ceHeader(attribute string) string {
 	return cePrefix + attribute
 }
 
-// decode reads a record that any program may have published, into d, whose
-// attempt, and what is left of its delay, count only where own says that the
-// record is in a topic of the group, to which nobody publishes. What is not text
-// becomes text; headers whose names no Message can have are left out; CloudEvents
-// extensions become headers of their names.
-func decode(d *messaging.Delivery, rec *kgo.Record, own bool) (rest time.Duration) {
-	m := &d.Message
-	m.Payload = append(make([]byte, 0, len(rec.Value)), rec.Value...) // the receiver may change it, and a successor must not
-	d.Attempt = 1
+// A decoder reads the records of one partition, one after the other.
+type decoder struct {
+	own bool // of a topic of the group, to which nobody publishes
+
+	// What the last record had: the next has mostly the same, and need not hold it in
+	// memory of its own.
+	source, kind, contentType string
+}
+
+// decode reads a record that any program may have published, into r, whose
+// attempt, and what is left of its delay, count only in a topic of the group. What
+// is not text becomes text; headers whose names no Message can have are left out;
+// CloudEvents extensions become headers of their names.
+func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Duration) {
+	m := &r.Message
+	m.Payload = make([]byte, len(rec.Value))
+	copy(m.Payload, rec.Value) // the receiver may change it, and a successor must not
+	r.Attempt = 1
 	more := 0
 	for i := range rec.Headers {
 		h := &rec.Headers[i]
-		if h.Key == headerContentType {
-			m.ContentType = clean(h.Value)
-			continue
-		}
-		if attribute, ok := strings.CutPrefix(h.Key, cePrefix); ok {
-			if !m.SetAttribute(attribute, clean(h.Value)) {
-				more++
+		switch h.Key {
+		case "ce_specversion":
+		case "ce_id":
+			m.ID = clean(h.Value)
+		case "ce_partitionkey":
+			m.Key = clean(h.Value)
+		case "ce_source":
+			m.Source = repeated(&d.source, h.Value)
+		case "ce_type":
+			m.Type = repeated(&d.kind, h.Value)
+		case headerContentType:
+			m.ContentType = repeated(&d.contentType, h.Value)
+		case "ce_time":
+			if at, err := time.Parse(time.RFC3339Nano, string(h.Value)); err == nil { // as SetAttribute has it
+				m.Time = at
 			}
-			continue
-		}
-		if strings.HasPrefix(h.Key, reserved) && own {
-			switch n, ok := number(h.Value); {
-			case !ok:
-			case h.Key == headerAttempt && 1 <= n && n <= maxAttempt:
-				d.Attempt = int(n)
-			case h.Key == headerWait && 0 < n && n <= maxWait.Milliseconds():
-				rest = time.Duration(n) * time.Millisecond
+		default:
+			if attribute, ok := strings.CutPrefix(h.Key, cePrefix); ok && m.SetAttribute(attribute, clean(h.Value)) {
+				continue
+			}
+			more++
+			if d.own {
+				rest = max(rest, d.count(r, h))
 			}
 		}
-		more++
 	}
 	if more > 0 {
-		m.Headers = headersOf(rec, own)
+		m.Headers = headersOf(rec, d.own)
 	}
 	if m.Key == "" && len(rec.Key) > 0 {
 		m.Key = clean(rec.Key)
@@ -159,6 +173,28 @@ func decode(d *messaging.Delivery, rec *kgo.Record, own bool) (rest time.Duratio
 		}
 	}
 	return rest
+}
+
+// count reads a header of this package into r, or returns it, if it is what is left
+// of a delay.
+func (*decoder) count(r *messaging.Delivery, h *kgo.RecordHeader) (rest time.Duration) {
+	switch n, ok := number(h.Value); {
+	case !ok:
+	case h.Key == headerAttempt && 1 <= n && n <= maxAttempt:
+		r.Attempt = int(n)
+	case h.Key == headerWait && 0 < n && n <= maxWait.Milliseconds():
+		return time.Duration(n) * time.Millisecond
+	}
+	return 0
+}
+
+// repeated returns the text of a header, which is that of last where they are equal,
+// and becomes last.
+func repeated(last *string, value []byte) string {
+	if string(value) != *last { // which copies nothing
+		*last = clean(value)
+	}
+	return *last
 }
 
 // headersOf returns the headers of rec that are no attributes, or nil. Where a

@@ -64,7 +64,7 @@ func TestForeignRecordsAreReadWithWhatTheyHave(t *testing.T) {
 	at := time.UnixMilli(1_700_000_000_000)
 	plain := &kgo.Record{Topic: "t", Partition: 3, Offset: 42, Key: []byte("k\x00\xff"), Value: []byte("body"), Timestamp: at}
 	var d messaging.Delivery
-	decode(&d, plain, false)
+	new(decoder).decode(&d, plain)
 	if d.ID != "kafka-t-3-42" || !d.Time.Equal(at) || d.Key != "k\uFFFD\uFFFD" || string(d.Payload) != "body" || d.Headers != nil || d.Attempt != 1 {
 		t.Errorf("decode() = %+v, want an ID of its place, its timestamp, and a key of text", d)
 	}
@@ -90,7 +90,7 @@ func TestForeignRecordsAreReadWithWhatTheyHave(t *testing.T) {
 		{Key: "msg-dlq-reason", Value: []byte("forged")},
 	}}
 	d = messaging.Delivery{}
-	if rest := decode(&d, odd, false); rest != 0 || d.Attempt != 1 {
+	if rest := new(decoder).decode(&d, odd); rest != 0 || d.Attempt != 1 {
 		t.Errorf("decode() = attempt %d, rest %v, want 1, 0: whoever publishes to a topic cannot set them", d.Attempt, rest)
 	}
 	want := map[string]string{"dataschema": "/schema", "tenant": "own", "binary": "\uFFFD\uFFFD", "null": "", "twice": "2"}
@@ -99,8 +99,25 @@ func TestForeignRecordsAreReadWithWhatTheyHave(t *testing.T) {
 	}
 	// In a topic of the group, they are this package's own.
 	d = messaging.Delivery{}
-	if rest := decode(&d, odd, true); rest != 7*time.Second || d.Attempt != 7 || d.Headers["msg-dlq-reason"] != "forged" || d.Headers["msg-attempt"] != "" {
+	if rest := (&decoder{own: true}).decode(&d, odd); rest != 7*time.Second || d.Attempt != 7 || d.Headers["msg-dlq-reason"] != "forged" || d.Headers["msg-attempt"] != "" {
 		t.Errorf("decode() = attempt %d, rest %v, %q, want 7, 7s, and the reason among the headers", d.Attempt, rest, d.Headers)
+	}
+}
+
+func TestTextsThatRecordsRepeatAreThoseOfEachRecord(t *testing.T) {
+	d := new(decoder)
+	for n, text := range []string{"a", "a", "b", "", "b", "\xff", "\xff", "\uFFFD", "a"} {
+		rec := &kgo.Record{Topic: "t"}
+		if text != "" {
+			for _, name := range []string{"ce_source", "ce_type", "content-type"} {
+				rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: name, Value: []byte(text)})
+			}
+		}
+		var m messaging.Delivery
+		d.decode(&m, rec)
+		if want := strings.ToValidUTF8(text, "\uFFFD"); m.Source != want || m.Type != want || m.ContentType != want {
+			t.Errorf("record %d has %q, %q and %q, want %q", n, m.Source, m.Type, m.ContentType, want)
+		}
 	}
 }
 
@@ -155,7 +172,7 @@ func FuzzDecode(f *testing.F) {
 		rec := &kgo.Record{Topic: "t", Key: key, Value: value, Headers: []kgo.RecordHeader{{Key: name1, Value: value1}, {Key: name2, Value: value2}}}
 		for _, own := range []bool{false, true} {
 			var d messaging.Delivery
-			rest := decode(&d, rec, own)
+			rest := (&decoder{own: own}).decode(&d, rec)
 			if d.ID == "" || d.Attempt < 1 || rest < 0 || rest > maxWait || !bytes.Equal(d.Payload, value) {
 				t.Fatalf("decode() = %+v, %v, want an ID, an attempt, the payload and a delay within a year", d, rest)
 			}
@@ -166,7 +183,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			for _, next := range []*kgo.Record{again(rec, "r", d.Attempt+1, time.Now(), rest), still(rec, "d")} {
 				var e messaging.Delivery
-				decode(&e, next, true)
+				(&decoder{own: true}).decode(&e, next)
 				if e.ID != d.ID || e.Key != d.Key || !bytes.Equal(e.Payload, d.Payload) {
 					t.Fatalf("the successor is %+v, want the same message as %+v", e, d)
 				}

@@ -127,7 +127,7 @@ func (m *member) marks(parts []*partition) map[partOf]mark {
 		if !ok || p.ended || !p.begun {
 			continue
 		}
-		clean := p.stopping && p.open == 0 && len(p.again) == 0
+		clean := p.stopping.Load() && p.open == 0 && len(p.again) == 0
 		k := mark{p: p, at: at}
 		if !p.terse {
 			k.meta = p.window.metadata(clean)

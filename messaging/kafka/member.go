@@ -168,7 +168,7 @@ func (m *member) quit() {
 	parts := m.all()
 	m.mu.Lock()
 	for _, p := range parts {
-		p.stopping = true // so that the commit says that nothing more was in hand
+		p.stopping.Store(true) // so that the commit says that nothing more was in hand
 	}
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
@@ -242,7 +242,7 @@ func (m *member) breathe(filled []*partition) {
 func (m *member) anyFull(parts []*partition) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.slow && !p.stopping })
+	return slices.ContainsFunc(parts, func(p *partition) bool { return p.full && !p.slow && !p.stopping.Load() })
 }
 
 // slow notes which partitions did not drain: the others wait for such a one no

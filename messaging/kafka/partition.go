@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -14,6 +15,9 @@ const (
 	// A partition is not fetched while maxQueued bytes of it wait in this process,
 	// until half of them are gone.
 	maxQueued = 1 << 20
+	// maxTaken is how many records are taken from a partition in one turn at m.mu, for
+	// which all its partitions and lanes queue.
+	maxTaken = 16
 	// refusalPause keeps a message that nobody accepts from spinning.
 	refusalPause = 100 * time.Millisecond
 )
@@ -22,31 +26,35 @@ const (
 // hands out its records, one by one.
 type partition struct {
 	partOf
+	decoder
 	m    *member
-	own  bool          // of a topic of the group, to which nobody publishes
 	hold time.Duration // for how long its records wait at most
 	wake chan struct{} // told when work is to look again
+
+	taken []*handout // by work, which hands them out one after the other
+	room  [maxTaken]*handout
+
+	stopping atomic.Bool // nothing more is handed out; set under m.mu
 
 	paused bool // at the client; guarded by m.pausing
 
 	// The rest is guarded by m.mu.
-	queue    []*kgo.Record // fetched, not handed out
-	queued   int           // bytes of queue
-	filled   time.Time     // when the last of queue came
-	due      time.Time     // when queue[0] may be handed out, once it was looked at
-	full     bool          // fetching is to pause
-	slow     bool          // it was full for too long, or is not due, and has not been empty since
-	begun    bool          // records have come
-	unsure   bool          // what was fetched first may have been in hand before
-	doubt    int64         // up to which offset
-	window   window
-	again    []uint64 // numbers of slots that were given back, in order
-	open     int      // deliveries in hand
-	rest     time.Time
-	seat     *seat // which gets what has a key
-	leases   map[*seat]lease
-	stopping bool // nothing more is handed out
-	ended    bool // it is not this member's any more
+	queue  []*kgo.Record // fetched, not handed out
+	queued int           // bytes of queue
+	filled time.Time     // when the last of queue came
+	due    time.Time     // when queue[0] may be handed out, once it was looked at
+	full   bool          // fetching is to pause
+	slow   bool          // it was full for too long, or is not due, and has not been empty since
+	begun  bool          // records have come
+	unsure bool          // what was fetched first may have been in hand before
+	doubt  int64         // up to which offset
+	window window
+	again  []uint64 // numbers of slots that were given back, in order
+	open   int      // deliveries in hand
+	rest   time.Time
+	seat   *seat // which gets what has a key
+	leases map[*seat]lease
+	ended  bool // it is not this member's any more
 
 	committed string // the last mark and metadata that Kafka has
 	terse     bool   // Kafka takes less metadata than by its default: commit without
@@ -60,7 +68,7 @@ type lease struct {
 
 func newPartition(m *member, topic string, num int32) *partition {
 	return &partition{
-		partOf: partOf{topic, num}, m: m, own: topic != m.n.topic, hold: m.n.delay(topic), wake: make(chan struct{}, 1),
+		partOf: partOf{topic, num}, m: m, decoder: decoder{own: topic != m.n.topic}, hold: m.n.delay(topic), wake: make(chan struct{}, 1),
 		window: window{next: -1}, leases: map[*seat]lease{},
 	}
 }
@@ -128,20 +136,17 @@ func (p *partition) work() {
 		}
 	}()
 	for {
-		p.m.mu.Lock()
-		if p.ended {
-			p.m.mu.Unlock()
+		p.handTaken()
+		wait, drained, ended := p.takeSome()
+		if ended {
 			break
 		}
-		h, wait, drained := p.take()
-		p.m.mu.Unlock()
 		if drained {
 			p.balance()
 			tell(p.m.drained)
 		}
 		switch {
-		case h != nil:
-			p.hand(h)
+		case len(p.taken) > 0:
 		case wait > 0:
 			t := time.NewTimer(wait)
 			select {
@@ -156,11 +161,27 @@ func (p *partition) work() {
 	returned = true
 }
 
+// takeSome is take for as many as there are, into taken.
+func (p *partition) takeSome() (wait time.Duration, drained, ended bool) {
+	p.taken = p.room[:0]
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	for len(p.taken) < cap(p.taken) && !p.ended {
+		h, w, d := p.take()
+		wait, drained = w, drained || d
+		if h == nil {
+			break
+		}
+		p.taken = append(p.taken, h)
+	}
+	return wait, drained, p.ended
+}
+
 // take returns what to hand out next, or how long nothing will be there: 0 where
 // something will tell. drained reports that full has changed. The caller holds
 // m.mu.
 func (p *partition) take() (h *handout, wait time.Duration, drained bool) {
-	if p.stopping {
+	if p.stopping.Load() {
 		return nil, 0, false
 	}
 	if !p.rest.IsZero() { // seldom, and to ask for the time costs as much as all else here
@@ -284,34 +305,52 @@ func (m *member) freest() *seat {
 	return best
 }
 
-// hand gives h to the deliver of its seat.
-func (p *partition) hand(h *handout) {
-	rest := decode(&h.Delivery, h.rec, p.own)
+// handTaken hands out what was taken, in order. Once one is not accepted, or the
+// partition or a seat goes, those behind it come again, since they must not pass it.
+func (p *partition) handTaken() {
+	for len(p.taken) > 0 && !p.stopping.Load() && p.taken[0].lease.Err() == nil {
+		h := p.taken[0]
+		p.taken[0], p.taken = nil, p.taken[1:] // first: deliver may end this goroutine
+		if !p.hand(h) {
+			break
+		}
+	}
+	for i, h := range p.taken {
+		p.taken[i] = nil
+		h.release()
+	}
+	p.taken = nil
+}
+
+// hand gives h to the deliver of its seat, and reports whether it was accepted.
+func (p *partition) hand(h *handout) bool {
+	rest := p.decode(&h.Delivery, h.rec)
 	h.attempt = h.Attempt
 	if p.m.t.dead { // whatever is left of its delays and its attempts
 		h.Attempt, h.attempt, rest = 1, 1, 0
 	}
 	if rest > 0 { // it has a longer delay to wait than one rung can hold
 		p.m.b.workers.Go(func() { h.forward(rest) })
-		return
+		return true
 	}
-	accepted := false
+	returned := false
 	defer func() {
-		if !accepted {
+		if !returned {
 			h.seat.fail(errEnded)
 		}
 	}()
 	err := h.seat.deliver(h.lease, &h.Delivery, h)
-	accepted = true
+	returned = true
 	if err == nil {
-		return
+		return true
 	}
-	_ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release})
+	h.release()
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if h.seat.takes() {
 		p.rest = time.Now().Add(refusalPause)
 	}
+	return false
 }
 
 // takeBack puts the slot of a handout among those that come again. The caller
@@ -351,7 +390,8 @@ func (p *partition) lose() []context.CancelCauseFunc {
 	if p.ended {
 		return nil
 	}
-	p.ended, p.stopping = true, true
+	p.ended = true
+	p.stopping.Store(true)
 	if p.open > 0 {
 		p.m.left[p.partOf] = struct{}{}
 	}

@@ -72,7 +72,7 @@ func (m *member) revoked(_ context.Context, _ *kgo.Client, of map[string][]int32
 	}
 	m.mu.Lock()
 	for _, p := range parts {
-		p.stopping = true
+		p.stopping.Store(true)
 	}
 	m.mu.Unlock()
 	grace := time.NewTimer(m.b.cfg.RebalanceTimeout / 2)

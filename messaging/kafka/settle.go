@@ -84,6 +84,9 @@ func (h *handout) Settle(ctx context.Context, v messaging.Verdict) error {
 	return fmt.Errorf("%w: verdict of unknown kind %d: the message comes again", messaging.ErrInvalid, v.Kind)
 }
 
+// release gives the delivery back, which nobody has had.
+func (h *handout) release() { _ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release}) }
+
 // Extend implements [messaging.Settler]. Kafka takes a message back only with its
 // partition, which no handler can hold on to.
 func (h *handout) Extend(context.Context, time.Duration) error {
@@ -153,6 +156,7 @@ func (h *handout) replace(ctx context.Context, next *kgo.Record) error {
 func (h *handout) done() {
 	full := h.p.window.full()
 	h.p.window.finish(h.slot)
+	h.rec = nil // those who keep the delivery would keep all that was fetched with it
 	h.leaveHand()
 	tell(h.p.m.dirty)
 	if full {

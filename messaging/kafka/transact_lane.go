@@ -26,7 +26,7 @@ const stuckPause = 30 * time.Second
 // belongs to the loop, and within one to the goroutine that works on it.
 type transactLane struct {
 	partOf
-	own  bool          // of a topic of the group, to which nobody publishes
+	decoder
 	hold time.Duration // for how long its records wait at most
 
 	// Where the partition stands in Kafka. Guarded by transactor.mu until the first
@@ -149,7 +149,7 @@ func (x *transactor) handleOne(b *batch, l *transactLane, rec *kgo.Record) bool 
 		}
 	}
 	d := messaging.Delivery{Topic: x.t.Topic, Group: x.t.Group}
-	if rest := decode(&d, rec, l.own); rest > 0 { // it has a longer delay to wait than one rung can hold
+	if rest := l.decode(&d, rec); rest > 0 { // it has a longer delay to wait than one rung can hold
 		delay, rest := x.b.cfg.rung(rest)
 		l.add(b, rec, again(rec, x.n.rung(delay), d.Attempt, time.Now().Add(delay), rest))
 		return true

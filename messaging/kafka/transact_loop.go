@@ -293,7 +293,7 @@ func (x *transactor) assigned(_ context.Context, cl *kgo.Client, of map[string][
 	x.mu.Lock()
 	for topic, nums := range of {
 		for _, num := range nums {
-			x.lanes[partOf{topic, num}] = &transactLane{partOf: partOf{topic, num}, own: topic != x.n.topic, hold: x.n.delay(topic)}
+			x.lanes[partOf{topic, num}] = &transactLane{partOf: partOf{topic, num}, decoder: decoder{own: topic != x.n.topic}, hold: x.n.delay(topic)}
 		}
 	}
 	x.up = x.up || !x.in

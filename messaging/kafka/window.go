@@ -31,6 +31,7 @@ type window struct {
 	next  int64   // the offset after the last that was handed out or passed over; -1 before the first
 	first uint64  // the number of slots[0]
 	slots []slot  // by offset; the first is not done
+	base  []slot  // where slots begins when it is empty
 	done  []spanT // beyond next, known to be done from the commit that this began with
 }
 
@@ -72,6 +73,10 @@ func (w *window) passes(off int64) bool {
 
 // push adds the record that is handed out next, and returns its number.
 func (w *window) push(rec *kgo.Record) uint64 {
+	if len(w.slots) == cap(w.slots) {
+		w.base = make([]slot, 0, max(2*len(w.slots), 64))
+		w.slots = append(w.base, w.slots...)
+	}
 	w.slots = append(w.slots, slot{rec: rec, off: rec.Offset})
 	w.next = rec.Offset + 1
 	return w.first + uint64(len(w.slots)) - 1
@@ -87,6 +92,9 @@ func (w *window) finish(n uint64) {
 	for len(w.slots) > 0 && w.slots[0].done {
 		w.slots = w.slots[1:]
 		w.first++
+	}
+	if len(w.slots) == 0 {
+		w.slots = w.base
 	}
 }
 

@@ -1,0 +1,217 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+// A desk is one partition of a member that has no Kafka, and what was handed out.
+type desk struct {
+	t *testing.T
+	m *member
+	p *partition
+
+	mu  sync.Mutex
+	got []string // IDs in order
+}
+
+// newDesk returns a desk to which n records of one key have come. The caller seats
+// somebody, and begins.
+func newDesk(t *testing.T, n int) *desk {
+	t.Helper()
+	b, err := New(Config{Seeds: []string{"127.0.0.1:1"}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := namesOf("t", "g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desk{t: t, m: b.newMember(target{"t", "g", false}, names)}
+	d.p = newPartition(d.m, "t", 0)
+	d.m.parts[d.p.partOf] = d.p
+	records := make([]*kgo.Record, n)
+	for i := range records {
+		records[i] = &kgo.Record{Topic: "t", Key: []byte("k"), Offset: int64(i), Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte(strconv.Itoa(i))}}}
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	d.p.fill(kgo.FetchPartition{Records: records})
+	return d
+}
+
+// seat seats a receiver of at most prefetch at one time. Receive is called for what
+// is noted already.
+func (d *desk) seat(prefetch int, receive func(*messaging.Delivery, messaging.Settler) error) *seat {
+	s := &seat{m: d.m, ctx: d.t.Context(), sub: messaging.Subscription{Prefetch: prefetch}, changed: make(chan struct{}, 1), failed: make(chan struct{}), open: true}
+	s.deliver = func(_ context.Context, m *messaging.Delivery, h messaging.Settler) error {
+		d.mu.Lock()
+		d.got = append(d.got, m.ID)
+		d.mu.Unlock()
+		return receive(m, h)
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	d.m.seats = append(d.m.seats, s)
+	return s
+}
+
+// begin hands out until the test ends.
+func (d *desk) begin() {
+	d.m.b.workers.Go(d.p.work)
+	synctest.Wait()
+}
+
+// end ends the partition, and waits for its goroutine.
+func (d *desk) end() {
+	d.m.mu.Lock()
+	ends := d.p.lose()
+	d.m.mu.Unlock()
+	for _, end := range ends {
+		end(messaging.ErrLost)
+	}
+	tell(d.p.wake)
+	if err := d.m.b.Close(d.t.Context()); err != nil {
+		d.t.Errorf("Close() = %v, want nil", err)
+	}
+}
+
+func (d *desk) want(what string, ids ...string) {
+	d.t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Equal(d.got, ids) {
+		d.t.Errorf("%s: handed out %v, want %v", what, d.got, ids)
+	}
+}
+
+func ack(_ *messaging.Delivery, h messaging.Settler) error {
+	return h.Settle(context.Background(), messaging.Verdict{Kind: messaging.Ack})
+}
+
+var errFull = errors.New("no room")
+
+// Several records are taken at once; those behind a refused one must not pass it.
+func TestWhatIsRefusedComesAgainBeforeWhatWasTakenWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		refusals := 2
+		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" && refusals > 0 {
+				refusals--
+				return errFull
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		d.want("before the pause is over", "0", "1")
+		time.Sleep(3 * refusalPause)
+		synctest.Wait()
+		d.want("after it", "0", "1", "1", "1", "2", "3", "4")
+		if at, _ := d.p.window.mark(); at != 5 || d.p.open != 0 {
+			t.Errorf("the mark is %d with %d in hand, want 5 and none", at, d.p.open)
+		}
+		d.end()
+	})
+}
+
+func TestWhatWasTakenComesToAnotherWhenDeliverEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		first := d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "2" {
+				runtime.Goexit()
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		<-first.failed
+		d.want("to the one that fails", "0", "1", "2")
+		d.seat(10, ack)
+		tell(d.p.wake)
+		synctest.Wait()
+		d.want("to both", "0", "1", "2", "2", "3", "4")
+		if at, _ := d.p.window.mark(); at != 5 || d.p.open != 0 || first.held != 0 {
+			t.Errorf("the mark is %d with %d in hand, %d with the first, want 5 and none", at, d.p.open, first.held)
+		}
+		d.end()
+	})
+}
+
+func TestAPartitionThatGoesHandsOutNothingOfWhatWasTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" {
+				d.p.stopping.Store(true) // as a rebalance does
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		d.want("until it goes", "0", "1")
+		if at, _ := d.p.window.mark(); at != 2 || d.p.open != 0 {
+			t.Errorf("the mark is %d with %d in hand, want 2 and none, so that nobody waits for them", at, d.p.open)
+		}
+		d.end()
+	})
+}
+
+func TestNoMoreIsTakenThanThereIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 40)
+		var kept []messaging.Settler
+		d.seat(3, func(_ *messaging.Delivery, h messaging.Settler) error {
+			kept = append(kept, h)
+			return nil
+		})
+		d.begin()
+		d.want("while all is in hand", "0", "1", "2")
+		for n := range 40 {
+			if err := ack(nil, kept[n]); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if want := min(n+4, 40); len(kept) != want {
+				t.Fatalf("after %d are settled, %d were handed out, want %d", n+1, len(kept), want)
+			}
+		}
+		d.end()
+	})
+}
+
+func TestADeliveryThatIsKeptKeepsNothingThatWasFetchedWithIt(t *testing.T) {
+	var kept *messaging.Delivery
+	var fetched weak.Pointer[kgo.Record]
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 1)
+		fetched = weak.Make(d.p.queue[0])
+		d.seat(1, func(m *messaging.Delivery, h messaging.Settler) error {
+			kept = m
+			return ack(m, h)
+		})
+		d.begin()
+		for range 10 {
+			runtime.GC()
+		}
+		if fetched.Value() != nil {
+			t.Error("the record is still there, want it gone once its delivery is settled")
+		}
+		d.end()
+	})
+	if kept.ID != "0" {
+		t.Errorf("the delivery is %+v, want it whole", kept)
+	}
+}

@@ -1,0 +1,124 @@
+package messaging_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/parley-go/parley/messaging"
+)
+
+type leaseKey struct{}
+
+// numberedLease returns a lease that knows its number.
+func numberedLease(t *testing.T, n int) (lease context.Context, lose context.CancelCauseFunc) {
+	t.Helper()
+	return context.WithCancelCause(context.WithValue(t.Context(), leaseKey{}, n))
+}
+
+// Kafka has a lease for each partition, and they take turns in each lane.
+func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		var got context.Context
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
+			got = ctx
+			if ctx.Err() != nil {
+				t.Errorf("the handler's context begins with %v, want nil", ctx.Err())
+			}
+			return nil
+		})
+		const leases = 20
+		var under [leases]context.Context
+		var lose [leases]context.CancelCauseFunc
+		for n := range leases {
+			under[n], lose[n] = numberedLease(t, n)
+			defer lose[n](nil)
+		}
+		for turn := range 5 {
+			for n := range leases {
+				d := delivery(strconv.Itoa(n), 1).under(under[n])
+				d.settle = func(ctx context.Context) error {
+					if ctx.Value(leaseKey{}) != n || ctx.Err() != nil {
+						t.Errorf("turn %d: the verdict under lease %d has the context of lease %v, which ended with %v", turn, n, ctx.Value(leaseKey{}), ctx.Err())
+					}
+					return nil
+				}
+				b.deliver(d)
+				if got.Value(leaseKey{}) != n || d.verdict(t).Kind != messaging.Ack {
+					t.Errorf("turn %d: the handler under lease %d had the context of lease %v, and the verdict was %v", turn, n, got.Value(leaseKey{}), d.verdict(t).Kind)
+				}
+			}
+		}
+		_ = r.end()
+	})
+}
+
+func TestOnlyHandlersUnderALostLeaseAreToldOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		contexts := make(chan context.Context, 2)
+		r := runOne(t, b, messaging.ConsumerConfig{}, func(ctx context.Context, _ *messaging.Delivery) error {
+			contexts <- ctx
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		lost, lose := numberedLease(t, 1)
+		kept, end := numberedLease(t, 2)
+		defer end(nil)
+		b.deliver(delivery("1", 1).under(lost))
+		first := <-contexts
+		b.deliver(delivery("2", 1).under(kept))
+		second := <-contexts
+		lose(messaging.ErrLost)
+		synctest.Wait()
+		if !errors.Is(context.Cause(first), messaging.ErrLost) || second.Err() != nil {
+			t.Errorf("the causes are %v and %v, want ErrLost for the lost lease only", context.Cause(first), context.Cause(second))
+		}
+		end(messaging.ErrLost)
+		_ = r.end()
+	})
+}
+
+func TestAVerdictHasItsTimeHoweverLongTheLaneWasIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(context.Context, *messaging.Delivery) error { return nil })
+		for _, idle := range []time.Duration{0, 900 * time.Millisecond, 200 * time.Millisecond, 45 * time.Second, time.Hour} {
+			pass(idle)
+			d := delivery("1", 1)
+			d.settle = func(ctx context.Context) error {
+				if end, ok := ctx.Deadline(); !ok || time.Until(end) < 30*time.Second || ctx.Err() != nil {
+					t.Errorf("idle for %v: the verdict has %v, and its context %v, want 30s", idle, time.Until(end), ctx.Err())
+				}
+				return nil
+			}
+			b.deliver(d)
+			if d.verdict(t).Kind != messaging.Ack {
+				t.Errorf("idle for %v: settled with %v, want ack", idle, d.verdict(t).Kind)
+			}
+		}
+		_ = r.end()
+	})
+}
+
+func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
+	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {}, "with one": {Timeout: time.Hour}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newScript()
+			var kept context.Context
+			r := runOne(t, b, cfg, func(ctx context.Context, _ *messaging.Delivery) error {
+				kept = ctx
+				return nil
+			})
+			b.deliver(delivery("1", 1))
+			if !errors.Is(kept.Err(), context.Canceled) {
+				t.Errorf("%s: Err() = %v once the handler has returned, want context.Canceled", name, kept.Err())
+			}
+			_ = r.end()
+		})
+	}
+}
