@@ -17,10 +17,10 @@ type addressed struct {
 	url url.URL
 }
 
-// address returns a copy of req that goes to the target, under the name of host
+// address makes out the copy of req that goes to the target, under the name of host
 // if that is not empty.
-func (i *Instance) address(req *http.Request, host string) *http.Request {
-	out := &addressed{*req, *req.URL}
+func (i *Instance) address(out *addressed, req *http.Request, host string) *http.Request {
+	*out = addressed{*req, *req.URL}
 	u := &out.url
 	u.Scheme, u.Host = i.url.Scheme, i.url.Host
 	if i.url.Path != "" {

@@ -100,10 +100,10 @@ func BenchmarkServeHTTP(b *testing.B) {
 }
 
 // A forward makes seventeen allocations beside those of the stub and its writer: the
-// exchange with the trip in it, its identifier, and that in the answer's header; a
-// copy of the request for Use; the cleaned header (4, of more than eight fields); the
-// context of the trip (2), its timer (2), the hook for hints (2); the request to the
-// upstream, the one of the attempt with its URL, and the time that this is told.
+// exchange, its identifier, and that in the answer's header; a copy of the request for
+// Use; the cleaned header (4, of more than eight fields); the trip, with the request of
+// its first attempt in it, its context (2), its timer (2), the hook for hints (2); the
+// request to the upstream, and the time that this is told.
 func TestAForwardMakesSixAllocationsFewerThanReverseProxy(t *testing.T) {
 	if gateway.RaceEnabled {
 		t.Skip("the race detector allocates too: run without -race")

@@ -27,10 +27,7 @@ type exchange struct {
 	moved   atomic.Int64           // when bytes last moved in either direction, since started
 	tunnel  atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
 	tunnels *tunnels               // of the gateway; nil in an exchange that no gateway knows
-	// Room for what nearly every exchange needs one of.
-	url   url.URL
-	first trip
-	begun atomic.Bool // first is in use
+	url     url.URL                // of the request within
 
 	mu    sync.Mutex
 	story       // guarded by mu: middleware may forward twice at once

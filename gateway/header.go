@@ -77,36 +77,60 @@ func outbound(h http.Header) http.Header {
 const inboundRoom = 6
 
 // dropped reports whether a field of a request is for the gateway alone, or may
-// be set by it alone.
+// be set by it alone. Its first letter tells for most that they are not.
 func dropped(name string) bool {
-	switch {
-	case hopByHop(name), name == "Http2-Settings", name == "Forwarded", name == "X-Real-Ip":
+	if !plainName(name) {
 		return true
-	case strings.HasPrefix(name, "X-Forwarded"), strings.HasPrefix(name, "X-Original"):
+	}
+	switch name[0] {
+	case 'X':
+		return droppedX(name)
+	case 'C', 'F', 'H', 'K', 'P', 'S', 'T', 'U':
+	default:
+		return false
+	}
+	switch {
+	case hopByHop(name), name == "Http2-Settings", name == "Forwarded":
 		return true
 	// What proxies that end TLS say of the client's certificate (RFC 9440 §2).
-	case strings.HasPrefix(name, "Client-Cert"), strings.HasPrefix(name, "X-Client-Cert"),
-		strings.HasPrefix(name, "X-Ssl-"), strings.HasPrefix(name, "Ssl-"), strings.HasPrefix(name, "X-Amzn-Mtls-"):
-		return true
-	// What Envoy takes for the word of another Envoy: addresses, paths, retries.
-	case strings.HasPrefix(name, "X-Envoy-"):
+	case strings.HasPrefix(name, "Client-Cert"), strings.HasPrefix(name, "Ssl-"):
 		return true
 	}
 	switch name {
 	// HTTP/2 clients can send it beside :authority, by which routes go.
 	case "Host",
 		// What some servers take for the address of the client, ...
-		"True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Remote-Ip", "X-Remote-Addr", "X-Originating-Ip",
-		"Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Fastly-Client-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Appengine-User-Ip",
-		// ... for its certificate, ...
-		"X-Arr-Clientcert",
-		// ... for the host, path or method that counts, behind the router's back, ...
-		"X-Host", "X-Http-Host-Override", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override",
+		"True-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Fastly-Client-Ip",
 		// ... or, in CGI programs, for the proxy to use (httpoxy).
 		"Proxy":
 		return true
 	}
-	return !plainName(name)
+	return false
+}
+
+// droppedX is dropped for names that begin with X.
+func droppedX(name string) bool {
+	switch {
+	case strings.HasPrefix(name, "X-Forwarded"), strings.HasPrefix(name, "X-Original"):
+		return true
+	// What proxies that end TLS say of the client's certificate.
+	case strings.HasPrefix(name, "X-Client-Cert"), strings.HasPrefix(name, "X-Ssl-"), strings.HasPrefix(name, "X-Amzn-Mtls-"):
+		return true
+	// What Envoy takes for the word of another Envoy: addresses, paths, retries.
+	case strings.HasPrefix(name, "X-Envoy-"):
+		return true
+	}
+	switch name {
+	// What some servers take for the address of the client, ...
+	case "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Remote-Ip", "X-Remote-Addr", "X-Originating-Ip",
+		"X-Azure-Clientip", "X-Azure-Socketip", "X-Appengine-User-Ip",
+		// ... for its certificate, ...
+		"X-Arr-Clientcert",
+		// ... or for the host, path or method that counts, behind the router's back.
+		"X-Host", "X-Http-Host-Override", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override":
+		return true
+	}
+	return false
 }
 
 // plainName reports whether a name is of letters, digits and hyphens. Servers of

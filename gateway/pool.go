@@ -212,7 +212,7 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		}
 	}()
 	start := p.now()
-	resp, err := i.next.RoundTrip(i.address(req, p.Host))
+	resp, err := i.next.RoundTrip(i.address(t.sheet(), req, p.Host))
 	if err != nil && errors.Is(err, breaker.ErrOpen) {
 		t.tries.drop(n)
 		return nil, err

@@ -67,6 +67,8 @@ type trip struct {
 	starved  atomic.Bool // an attempt ended while it waited for the client's body
 	next     *trip       // of the same exchange
 	finished bool
+	first    addressed   // room for the request of the first attempt
+	sent     atomic.Bool // first is in use
 
 	answered atomic.Bool    // the headers have come
 	mu       sync.Mutex     // for what follows
@@ -101,12 +103,7 @@ func tripOf(ctx context.Context) *trip {
 
 // begin starts the trip of r, whose answer goes to w.
 func begin(w http.ResponseWriter, r *http.Request, x *exchange, rt *route) *trip {
-	t := &x.first
-	if !x.begun.CompareAndSwap(false, true) {
-		t = new(trip)
-	}
-	t.route, t.exchange, t.limits, t.http1 = rt, x, limitsOf(r.Header), r.ProtoMajor == 1
-	t.client = w
+	t := &trip{route: rt, exchange: x, limits: limitsOf(r.Header), http1: r.ProtoMajor == 1, client: w}
 	timeout := t.limits.cap(rt.Timeout)
 	t.hurried = timeout < rt.Timeout
 	t.deadline = time.Now().Add(timeout)
@@ -201,6 +198,14 @@ func (t *trip) abort(cause error) {
 	if tunnel := x.tunnel.Load(); tunnel != nil {
 		_ = tunnel.SetDeadline(time.Now())
 	}
+}
+
+// sheet returns room for the request of an attempt.
+func (t *trip) sheet() *addressed {
+	if t.sent.CompareAndSwap(false, true) {
+		return &t.first
+	}
+	return new(addressed)
 }
 
 // send sends one attempt. Should its own time end while it waits for the client,

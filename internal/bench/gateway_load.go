@@ -19,9 +19,14 @@ const (
 	loadCap = time.Minute
 )
 
-// ask is the request of every client: what a browser or an SDK sends with one.
-const ask = "GET /v1/orders/7 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n" +
-	"Accept-Encoding: gzip\r\nAuthorization: Bearer 0123456789abcdef\r\nCache-Control: no-cache\r\n\r\n"
+// ask is the request of every client: what a browser sends with one that a script of a
+// page makes. A proxy adds a few fields to these.
+const ask = "GET /v1/orders/7 HTTP/1.1\r\nHost: shop.example\r\nConnection: keep-alive\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36\r\n" +
+	"sec-ch-ua: \"Chromium\";v=\"142\", \"Not_A Brand\";v=\"99\"\r\nsec-ch-ua-mobile: ?0\r\nsec-ch-ua-platform: \"Linux\"\r\n" +
+	"Accept: application/json\r\nAuthorization: Bearer 0123456789abcdef\r\nCache-Control: no-cache\r\n" +
+	"Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nReferer: https://shop.example/orders\r\n" +
+	"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n\r\n"
 
 // load sends n requests to addr, from connections that are kept. Every answer is
 // read and has to be that of the backend.

@@ -34,9 +34,11 @@ func asServer(args []string) bool {
 	case "gateway_plain":
 		check(nothingOn(backend, nil).Server(addr).ListenAndServe())
 	case "reverseproxy":
-		check(http.ListenAndServe(addr, reverseProxy(backend, tunedTransport())))
+		check(limited(addr, reverseProxy(backend, tunedTransport())).ListenAndServe())
+	case "reverseproxy_bare":
+		check(http.ListenAndServe(addr, reverseProxy(backend, bareTransport())))
 	case "reverseproxy_log":
-		check(http.ListenAndServe(addr, logged(reverseProxy(backend, tunedTransport()))))
+		check(limited(addr, logged(reverseProxy(backend, tunedTransport()))).ListenAndServe())
 	}
 	return true
 }
@@ -57,6 +59,9 @@ func thrownAway() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(must(os.OpenFile(os.DevNull, os.O_WRONLY, 0)), nil))
 }
 
+// patience is how long an upstream has for its headers.
+const patience = 10 * time.Second
+
 // everythingOn is a gateway as one would set it up for a service in production.
 func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper, log bool) *gateway.Gateway {
 	var b gateway.Builder
@@ -65,7 +70,7 @@ func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper
 		Retry: &retry.Policy{MaxAttempts: 3}, Breaker: &breaker.Config{},
 		Health: &gateway.Health{Path: "/healthz"}, Eject: &gateway.Eject{},
 	})
-	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Timeout: 10 * time.Second, MaxBody: 1 << 20})
+	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Timeout: patience, MaxBody: 1 << 20})
 	if log {
 		b.AccessLog(gateway.AccessLog{Logger: thrownAway()})
 	}
@@ -79,6 +84,12 @@ func nothingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper) *
 	b.Upstream(&gateway.Upstream{Name: "orders", Targets: []string{backend}, Wrap: wrap})
 	b.Route(gateway.Route{Pattern: "/", Upstream: "orders"})
 	return must(b.Build())
+}
+
+// limited is a server that waits for nobody for ever, as that of a gateway: what faces
+// clients of the world has to.
+func limited(addr string, h http.Handler) *http.Server {
+	return &http.Server{Addr: addr, Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 }
 
 // reverseProxy is httputil's, set up as well as its options allow.
@@ -126,9 +137,16 @@ func (w *witness) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// tunedTransport keeps as many connections as the others do.
-func tunedTransport() *http.Transport {
+// bareTransport keeps as many connections as the others do.
+func bareTransport() *http.Transport {
 	return &http.Transport{MaxIdleConnsPerHost: 256, IdleConnTimeout: time.Minute, DisableCompression: true}
+}
+
+// tunedTransport waits for no upstream for ever either, as the route of the gateway.
+func tunedTransport() *http.Transport {
+	t := bareTransport()
+	t.ResponseHeaderTimeout = patience
+	return t
 }
 
 type buffers struct{ pool sync.Pool }

@@ -10,48 +10,64 @@ import (
 	"time"
 )
 
-// userHZ is the unit in which Linux tells processor times, on every architecture.
-const userHZ = 100
-
-// CPU returns the processor time that the server's processes have used so far, with
-// a resolution of 10 milliseconds.
+// CPU returns the processor time that the threads of the server's processes have used
+// so far, to the nanosecond where they sleep. Threads that have ended are not counted.
 func (n *Node) CPU() (time.Duration, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return 0, err
 	}
-	ticks := 0
+	used := time.Duration(0)
 	for _, file := range stats {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue // it has ended since
 		}
-		group, used, err := parseStat(text)
+		group, err := parseGroup(text)
 		if err != nil {
 			return 0, fmt.Errorf("services: %s: %w", file, err)
 		}
 		for _, p := range n.processes {
-			if p.cmd.Process.Pid == group { // each process leads a group
-				ticks += used
+			if p.cmd.Process.Pid != group { // each process leads a group
+				continue
 			}
+			ran, err := threads(filepath.Dir(file))
+			if err != nil {
+				return 0, fmt.Errorf("services: %w", err)
+			}
+			used += ran
 		}
 	}
-	return time.Duration(ticks) * time.Second / userHZ, nil
+	return used, nil
 }
 
-// parseStat reads a line as proc(5) describes it: which group the process is of, and
-// what it has used, in user mode and in the kernel.
-func parseStat(text []byte) (group, used int, err error) {
+// threads returns how long the threads of the process in dir have run.
+func threads(dir string) (ran time.Duration, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "task/[0-9]*/schedstat"))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended since
+		}
+		first, _, _ := bytes.Cut(text, []byte(" "))
+		ns, err := strconv.ParseInt(string(first), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		ran += time.Duration(ns)
+	}
+	return ran, nil
+}
+
+// parseGroup reads a line as proc(5) describes it: which group the process is of.
+func parseGroup(text []byte) (int, error) {
 	// The second field is the program's name in brackets, and may hold anything.
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 13 {
-		return 0, 0, errors.New("it has too few fields")
+	if len(fields) < 3 {
+		return 0, errors.New("it has too few fields")
 	}
-	var numbers [3]int
-	for i, f := range [][]byte{fields[2], fields[11], fields[12]} {
-		if numbers[i], err = strconv.Atoi(string(f)); err != nil {
-			return 0, 0, err
-		}
-	}
-	return numbers[0], numbers[1] + numbers[2], nil
+	return strconv.Atoi(string(fields[2]))
 }

@@ -3,6 +3,7 @@ package services
 import (
 	"net/http"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -36,18 +37,40 @@ func TestCPUIsWhatTheServersProcessesUse(t *testing.T) {
 }
 
 func TestStatIsReadWhateverTheProgramIsCalled(t *testing.T) {
-	const rest = " S 1 77 77 0 -1 4194560 1 2 3 4 250 31 5 6 20 0 1 0 99"
 	for text, ok := range map[string]bool{
-		"42 (nginx)" + rest:                true,
-		"42 (a) b S (x)" + rest:            true,
-		"42 (a":                            false,
-		"":                                 false,
-		"42 (a) S 1 x 7 0 0 0 0 0":         false,
-		"42 (a) S 1 x 7 0 0 0 0 0 0 0 0 1": false,
+		"42 (nginx) S 1 77 77 0":  true,
+		"42 (a) b S (x) S 1 77 7": true,
+		"42 (a":                   false,
+		"":                        false,
+		"42 (a) S 1":              false,
+		"42 (a) S 1 x 7 0":        false,
 	} {
-		group, used, err := parseStat([]byte(text))
-		if ok != (err == nil) || ok && (group != 77 || used != 281) {
-			t.Errorf("parseStat(%q) = %d, %d, %v, want 77 and 281: %v", text, group, used, err, ok)
+		group, err := parseGroup([]byte(text))
+		if ok != (err == nil) || ok && group != 77 {
+			t.Errorf("parseGroup(%q) = %d, %v, want 77: %v", text, group, err, ok)
 		}
+	}
+}
+
+func TestTimesOfThreadsAddUp(t *testing.T) {
+	dir := t.TempDir()
+	write := func(thread, text string) {
+		t.Helper()
+		home := filepath.Join(dir, "task", thread)
+		if err := os.MkdirAll(home, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, "schedstat"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1", "5000000 12 3\n")
+	write("2", "17 0 1\n")
+	if ran, err := threads(dir); err != nil || ran != 5_000_017 {
+		t.Errorf("threads() = %v, %v, want 5.000017ms", ran, err)
+	}
+	write("3", "soon\n")
+	if ran, err := threads(dir); err == nil {
+		t.Errorf("threads() = %v of what is no number, want an error", ran)
 	}
 }

@@ -46,10 +46,15 @@ func HAProxy(backend string) Service {
 }
 
 // Caddy is described at [Nginx].
-func Caddy(backend string) Service {
+func Caddy(backend string) Service { return caddy("caddy", backend, "") }
+
+// CaddyLogging is [Caddy] with its access log, as JSON, to the file that keeps nothing.
+func CaddyLogging(backend string) Service { return caddy("caddy_log", backend, caddyLog) }
+
+func caddy(name, backend, log string) Service {
 	find := func() (string, error) { return cached("caddy-" + caddyVersion) }
-	s := web("caddy", find, func(dir string, port int) ([]string, error) {
-		file, err := config(dir, "Caddyfile", fmt.Sprintf(caddyfile, dir, port, backend))
+	s := web(name, find, func(dir string, port int) ([]string, error) {
+		file, err := config(dir, "Caddyfile", fmt.Sprintf(caddyfile, dir, port, backend, log))
 		return []string{"run", "--config", file, "--adapter", "caddyfile"}, err
 	})
 	s.fetch = func(ctx context.Context, say func(string)) error {
@@ -182,7 +187,7 @@ backend out
 	server one %[2]s pool-max-conn 256
 `
 
-// caddyfile takes the directory, the port and the backend.
+// caddyfile takes the directory, the port, the backend, and what the site has besides.
 const caddyfile = `{
 	admin off
 	auto_https off
@@ -200,5 +205,13 @@ http://:%[2]d {
 			keepalive_idle_conns_per_host 256
 		}
 	}
-}
+%[4]s}
+`
+
+const caddyLog = `	log {
+		output file /dev/null {
+			roll_disabled
+		}
+		format json
+	}
 `
