@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,6 +121,46 @@ type decoder struct {
 	// What the last record had: the next has mostly the same, and need not hold it in
 	// memory of its own.
 	source, kind, contentType string
+
+	// Room for what records have that is small, a few of them to a piece of memory.
+	texts    strings.Builder
+	payloads []byte
+}
+
+const (
+	// shared is how much memory records share: so much is kept by who keeps one.
+	shared = 4 << 10
+	// small is how much of a record is put there at most.
+	small = shared / 4
+)
+
+// text returns the text of a header, fit to be published again.
+func (d *decoder) text(value []byte) string {
+	if len(value) > small {
+		return clean(string(value))
+	}
+	if d.texts.Cap()-d.texts.Len() < len(value) {
+		d.texts.Reset() // what it was has its own memory from now on
+		d.texts.Grow(shared)
+	}
+	from := d.texts.Len()
+	d.texts.Write(value)
+	return clean(d.texts.String()[from:])
+}
+
+// payload returns a copy of value: the receiver may change it, and a successor must
+// not.
+func (d *decoder) payload(value []byte) []byte {
+	if len(value) > small {
+		return slices.Clone(value)
+	}
+	if len(d.payloads) < len(value) {
+		d.payloads = make([]byte, shared)
+	}
+	p := d.payloads[:len(value):len(value)]
+	d.payloads = d.payloads[len(value):]
+	copy(p, value)
+	return p
 }
 
 // decode reads a record that any program may have published, into r, whose
@@ -128,8 +169,7 @@ type decoder struct {
 // CloudEvents extensions become headers of their names.
 func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Duration) {
 	m := &r.Message
-	m.Payload = make([]byte, len(rec.Value))
-	copy(m.Payload, rec.Value) // the receiver may change it, and a successor must not
+	m.Payload = d.payload(rec.Value)
 	r.Attempt = 1
 	more := 0
 	for i := range rec.Headers {
@@ -137,9 +177,9 @@ func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Dura
 		switch h.Key {
 		case "ce_specversion":
 		case "ce_id":
-			m.ID = clean(h.Value)
+			m.ID = d.text(h.Value)
 		case "ce_partitionkey":
-			m.Key = clean(h.Value)
+			m.Key = d.text(h.Value)
 		case "ce_source":
 			m.Source = repeated(&d.source, h.Value)
 		case "ce_type":
@@ -151,7 +191,7 @@ func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Dura
 				m.Time = at
 			}
 		default:
-			if attribute, ok := strings.CutPrefix(h.Key, cePrefix); ok && m.SetAttribute(attribute, clean(h.Value)) {
+			if attribute, ok := strings.CutPrefix(h.Key, cePrefix); ok && m.SetAttribute(attribute, d.text(h.Value)) {
 				continue
 			}
 			more++
@@ -164,7 +204,7 @@ func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Dura
 		m.Headers = headersOf(rec, d.own)
 	}
 	if m.Key == "" && len(rec.Key) > 0 {
-		m.Key = clean(rec.Key)
+		m.Key = d.text(rec.Key)
 	}
 	if m.ID == "" {
 		m.ID = synthesise(rec)
@@ -192,7 +232,7 @@ func (*decoder) count(r *messaging.Delivery, h *kgo.RecordHeader) (rest time.Dur
 // and becomes last.
 func repeated(last *string, value []byte) string {
 	if string(value) != *last { // which copies nothing
-		*last = clean(value)
+		*last = clean(string(value))
 	}
 	return *last
 }
@@ -207,7 +247,7 @@ func headersOf(rec *kgo.Record, own bool) map[string]string {
 		if headers == nil {
 			headers = make(map[string]string, len(rec.Headers))
 		}
-		headers[name] = clean(value)
+		headers[name] = clean(string(value))
 	}
 	for _, h := range rec.Headers {
 		attribute, ok := strings.CutPrefix(h.Key, cePrefix)
@@ -324,9 +364,8 @@ func number(value []byte) (int64, bool) {
 	return n, err == nil
 }
 
-// clean returns the text of a header, fit to be published again.
-func clean(value []byte) string {
-	s := string(value)
+// clean returns s, fit to be published again.
+func clean(s string) string {
 	for i := range len(s) {
 		if c := s[i]; c == 0 || c >= 0x80 {
 			return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")

@@ -3,6 +3,7 @@ package kafka
 import (
 	"bytes"
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,32 @@ func TestTextsThatRecordsRepeatAreThoseOfEachRecord(t *testing.T) {
 		if want := strings.ToValidUTF8(text, "\uFFFD"); m.Source != want || m.Type != want || m.ContentType != want {
 			t.Errorf("record %d has %q, %q and %q, want %q", n, m.Source, m.Type, m.ContentType, want)
 		}
+	}
+}
+
+// Small ones lie side by side in memory.
+func TestAReceiverMayChangeAndAppendToItsPayload(t *testing.T) {
+	d := new(decoder)
+	var got [100]messaging.Delivery
+	want := func(i int) (id string, body []byte) {
+		return strings.Repeat("i", i%40) + strconv.Itoa(i), bytes.Repeat([]byte{byte(i)}, i*i%3000)
+	}
+	var last *kgo.Record
+	for i := range got {
+		id, body := want(i)
+		last = &kgo.Record{Topic: "t", Value: body, Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte(id)}}}
+		d.decode(&got[i], last)
+	}
+	for i := range got {
+		id, body := want(i)
+		if got[i].ID != id || !bytes.Equal(got[i].Payload, body) {
+			t.Fatalf("record %d was read as %s with %d bytes, want %s with %d", i, got[i].ID, len(got[i].Payload), id, len(body))
+		}
+		clear(got[i].Payload)
+		_ = append(got[i].Payload, "more"...)
+	}
+	if _, body := want(len(got) - 1); !bytes.Equal(last.Value, body) {
+		t.Error("the record has changed with the payload, want it as it came")
 	}
 }
 
