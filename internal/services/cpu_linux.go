@@ -12,6 +12,8 @@ import (
 
 // CPU returns the processor time that the threads of the server's processes have used
 // so far, to the nanosecond where they sleep. Threads that have ended are not counted.
+// It fails where no time is known: of a server that has ended by itself, and on kernels
+// that keep no account of threads (CONFIG_SCHED_INFO). One that is down has used none.
 func (n *Node) CPU() (time.Duration, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -37,6 +39,9 @@ func (n *Node) CPU() (time.Duration, error) {
 			}
 			used += ran
 		}
+	}
+	if used == 0 && len(n.processes) > 0 { // it has answered, and so has run
+		return 0, fmt.Errorf("services: %s: no processor time is known: it has ended, or /proc/PID/task/TID/schedstat tells none here", n.service.Name)
 	}
 	return used, nil
 }

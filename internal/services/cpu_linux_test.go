@@ -1,7 +1,9 @@
 package services
 
 import (
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -33,6 +35,59 @@ func TestCPUIsWhatTheServersProcessesUse(t *testing.T) {
 	}
 	if gone, err := n.CPU(); err != nil || gone != 0 {
 		t.Errorf("CPU() of a node that is down = %v, %v, want 0", gone, err)
+	}
+}
+
+// The workers of nginx are processes of their own.
+func TestCPUCountsTheWorkersOfAServer(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer backend.Close()
+	s := Nginx(backend.Listener.Addr().String())
+	installed(t, s)
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Kill() }()
+	used := func() (all, master time.Duration) {
+		t.Helper()
+		all, err := n.CPU()
+		if err != nil {
+			t.Fatal(err)
+		}
+		master, err = threads(fmt.Sprintf("/proc/%d", n.processes[0].cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all, master
+	}
+	all, master := used()
+	for range 200 {
+		resp, err := http.Get("http://" + n.URL() + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	allThen, masterThen := used()
+	if grown, ofMaster := allThen-all, masterThen-master; grown < 2*time.Millisecond || ofMaster > grown/2 {
+		t.Errorf("CPU() grew by %v with 200 requests, %v of it the master's; want at least 10µs for each, the workers'", grown, ofMaster)
+	}
+}
+
+func TestCPUOfAServerThatIsGoneIsNotKnown(t *testing.T) {
+	t.Setenv("PARLEY_TEST_HTTP", "1")
+	n, err := Program("mine", os.Args[0]).Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Kill() }()
+	if err := n.processes[0].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-n.processes[0].gone
+	if used, err := n.CPU(); err == nil {
+		t.Errorf("CPU() of a server that has ended by itself = %v, want an error", used)
 	}
 }
 
