@@ -14,7 +14,7 @@ import (
 )
 
 func TestAProxyForwardsToItsBackend(t *testing.T) {
-	for _, proxy := range []func(string) Service{Nginx, HAProxy, Caddy} {
+	for _, proxy := range []func(string) Service{Nginx, HAProxy, Caddy, CaddyLogging} {
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, r.URL.Path+" for "+r.Header.Get("X-Forwarded-For"))
 		}))
@@ -42,6 +42,34 @@ func TestAProxyForwardsToItsBackend(t *testing.T) {
 				t.Errorf("answer = %q, %v, want %q", body, err, want)
 			}
 		})
+	}
+}
+
+// With a file in place of the one that keeps nothing.
+func TestCaddyLoggingWritesALineForEachRequest(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer backend.Close()
+	file := filepath.Join(t.TempDir(), "access.log")
+	s := caddy("caddy_log", backend.Listener.Addr().String(), strings.Replace(caddyLog, os.DevNull, file, 1))
+	installed(t, s)
+	n, err := s.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Kill() }()
+	for range 3 {
+		resp, err := http.Get("http://" + n.URL() + "/orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	if err := n.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if got := strings.Count(string(text), `"uri":"/orders"`); err != nil || got != 3 {
+		t.Errorf("%d lines of 3 requests, %v:\n%s", got, err, text)
 	}
 }
 
