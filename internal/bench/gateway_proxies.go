@@ -149,13 +149,14 @@ func tunedTransport() *http.Transport {
 	return t
 }
 
+// buffers is a pool of arrays: to put a slice into it would be one allocation more.
 type buffers struct{ pool sync.Pool }
 
 func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[]byte); ok {
-		return *p
+	if p, ok := b.pool.Get().(*[32 << 10]byte); ok {
+		return p[:]
 	}
 	return make([]byte, 32<<10)
 }
 
-func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
+func (b *buffers) Put(p []byte) { b.pool.Put((*[32 << 10]byte)(p)) }
