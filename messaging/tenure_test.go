@@ -23,20 +23,20 @@ func numberedLease(t *testing.T, n int) (lease context.Context, lose context.Can
 func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newScript()
-		var got context.Context
+		seen := make(chan context.Context, 1)
 		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
-			got = ctx
+			seen <- ctx
 			if ctx.Err() != nil {
 				t.Errorf("the handler's context begins with %v, want nil", ctx.Err())
 			}
 			return nil
 		})
 		const leases = 20
-		var under [leases]context.Context
-		var lose [leases]context.CancelCauseFunc
+		var under []context.Context
 		for n := range leases {
-			under[n], lose[n] = numberedLease(t, n)
-			defer lose[n](nil)
+			lease, lose := numberedLease(t, n)
+			defer lose(nil)
+			under = append(under, lease)
 		}
 		for turn := range 5 {
 			for n := range leases {
@@ -48,7 +48,7 @@ func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.
 					return nil
 				}
 				b.deliver(d)
-				if got.Value(leaseKey{}) != n || d.verdict(t).Kind != messaging.Ack {
+				if got := <-seen; got.Value(leaseKey{}) != n || d.verdict(t).Kind != messaging.Ack {
 					t.Errorf("turn %d: the handler under lease %d had the context of lease %v, and the verdict was %v", turn, n, got.Value(leaseKey{}), d.verdict(t).Kind)
 				}
 			}
@@ -109,13 +109,13 @@ func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
 	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {}, "with one": {Timeout: time.Hour}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newScript()
-			var kept context.Context
+			seen := make(chan context.Context, 1)
 			r := runOne(t, b, cfg, func(ctx context.Context, _ *messaging.Delivery) error {
-				kept = ctx
+				seen <- ctx
 				return nil
 			})
 			b.deliver(delivery("1", 1))
-			if !errors.Is(kept.Err(), context.Canceled) {
+			if kept := <-seen; !errors.Is(kept.Err(), context.Canceled) {
 				t.Errorf("%s: Err() = %v once the handler has returned, want context.Canceled", name, kept.Err())
 			}
 			_ = r.end()
