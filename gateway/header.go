@@ -180,7 +180,12 @@ func removeFraming(trailer http.Header) {
 func removeNominated(h http.Header, connection []string) {
 	for _, line := range connection {
 		for name := range strings.SplitSeq(line, ",") {
-			h.Del(textproto.TrimString(name))
+			switch name = textproto.TrimString(name); name {
+			case "keep-alive": // what browsers say, and to find the form of the name would allocate
+				delete(h, "Keep-Alive")
+			default:
+				h.Del(name)
+			}
 		}
 	}
 }
