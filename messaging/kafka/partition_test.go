@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -109,7 +111,7 @@ func TestWhatIsRefusedComesAgainBeforeWhatWasTakenWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
 		refusals := 2
-		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "1" && refusals > 0 {
 				refusals--
 				return errFull
@@ -131,7 +133,7 @@ func TestWhatIsRefusedComesAgainBeforeWhatWasTakenWithIt(t *testing.T) {
 func TestWhatWasTakenComesToAnotherWhenDeliverEndsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
-		first := d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		first := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "2" {
 				runtime.Goexit()
 			}
@@ -154,7 +156,7 @@ func TestWhatWasTakenComesToAnotherWhenDeliverEndsItsGoroutine(t *testing.T) {
 func TestAPartitionThatGoesHandsOutNothingOfWhatWasTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
-		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "1" {
 				d.p.stopping.Store(true) // as a rebalance does
 			}
@@ -165,6 +167,103 @@ func TestAPartitionThatGoesHandsOutNothingOfWhatWasTaken(t *testing.T) {
 		if at, _ := d.p.window.mark(); at != 2 || d.p.open != 0 {
 			t.Errorf("the mark is %d with %d in hand, want 2 and none, so that nobody waits for them", at, d.p.open)
 		}
+		d.end()
+	})
+}
+
+func TestWhatWasTakenAndNobodyHadDoesNotComeAsRedelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		redelivered := map[string]bool{}
+		refusals := 1
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" && refusals > 0 {
+				refusals--
+				return errFull
+			}
+			redelivered[m.ID] = m.Redelivered
+			if m.ID == "3" {
+				d.p.stopping.Store(true) // as a rebalance does
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		time.Sleep(3 * refusalPause)
+		synctest.Wait()
+		if want := map[string]bool{"0": false, "1": true, "2": false, "3": false}; !maps.Equal(redelivered, want) {
+			t.Errorf("what came as redelivered is %v, want only the one that deliver had: %v", redelivered, want)
+		}
+		if mark := d.m.marks([]*partition{d.p})[d.p.partOf]; mark.at != 4 || !strings.HasPrefix(mark.meta, metaClean) {
+			t.Errorf("the commit is of %d with %q, want 4, and that nothing beyond it was in hand", mark.at, mark.meta)
+		}
+		d.end()
+	})
+}
+
+func TestNothingIsHandedOutOnceTheSubscriptionHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		ctx, cancel := context.WithCancel(t.Context())
+		s := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" {
+				cancel()
+			}
+			return ack(m, h)
+		})
+		s.ctx = ctx
+		d.begin()
+		d.want("until it ends", "0", "1")
+		if s.held != 0 {
+			t.Errorf("%d are in hand, want none, for which Subscribe would wait", s.held)
+		}
+		d.end()
+	})
+}
+
+// The places in which a Subscription's deliveries wait are those of all partitions.
+func TestAPartitionWhoseDeliverBlocksLeavesRoomForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 100)
+		other := newPartition(d.m, "t", 1)
+		d.m.parts[other.partOf] = other
+		d.m.mu.Lock()
+		other.fill(kgo.FetchPartition{Records: []*kgo.Record{{Topic: "t", Partition: 1, Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte("other")}}}}})
+		d.m.mu.Unlock()
+		free := make(chan struct{})
+		d.seat(maxTaken, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "0" {
+				<-free
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		d.m.b.workers.Go(other.work)
+		synctest.Wait()
+		d.want("while one blocks", "0", "other")
+		close(free)
+		d.m.end([]*partition{other})
+		d.end()
+	})
+}
+
+func TestASubscriberThatEndsDoesNotWaitForTheDeliverOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		for _, rec := range d.p.queue {
+			rec.Key = nil // for whoever has room
+		}
+		free := make(chan struct{})
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			<-free
+			return ack(m, h)
+		})
+		second := d.seat(64, ack)
+		d.begin()
+		d.want("while the first blocks", "0")
+		if second.held != 0 {
+			t.Errorf("the second has %d in hand that it was not given, want none, for which its Subscribe would wait", second.held)
+		}
+		close(free)
 		d.end()
 	})
 }
