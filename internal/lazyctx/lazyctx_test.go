@@ -137,6 +137,24 @@ func TestItCanBePrintedAtAnyTime(t *testing.T) {
 	printing.Wait()
 }
 
+// A caller's context may be any type, whose fields are its own.
+type counting struct {
+	context.Context
+	n int
+}
+
+func TestToPrintItReadsNothingOfAParentThatIsNotMadeToBePrinted(t *testing.T) {
+	parent := &counting{Context: t.Context()}
+	var printing sync.WaitGroup
+	printing.Go(func() {
+		if got, want := fmt.Sprint(&lazyctx.Context{Parent: parent}), "*lazyctx_test.counting.lazyctx"; got != want {
+			t.Errorf("it prints as %q, want %q", got, want)
+		}
+	})
+	parent.n++
+	printing.Wait()
+}
+
 func TestUnaskedItCostsNothingBesideItself(t *testing.T) {
 	parent, cancel := context.WithCancel(t.Context())
 	defer cancel()
