@@ -105,6 +105,36 @@ func TestAVerdictHasItsTimeHoweverLongTheLaneWasIdle(t *testing.T) {
 	})
 }
 
+// Backoff is other people's code, and runs between the handler and the verdict.
+func TestAVerdictHasItsTimeHoweverLongBackoffTook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1, Backoff: func(int) time.Duration {
+			pass(time.Minute)
+			return 0
+		}}, func(_ context.Context, d *messaging.Delivery) error {
+			if d.ID == "fails" {
+				return errors.New("no")
+			}
+			return nil
+		})
+		b.deliver(delivery("is done", 1)) // for which the lane makes what serves for verdicts
+		d := delivery("fails", 1)
+		d.settle = func(ctx context.Context) error {
+			if end, ok := ctx.Deadline(); !ok || time.Until(end) < 30*time.Second || ctx.Err() != nil {
+				t.Errorf("the verdict has %v, and its context %v, want 30s", time.Until(end), ctx.Err())
+			}
+			return nil
+		}
+		b.deliver(d)
+		pass(2 * time.Minute)
+		if got := d.verdict(t).Kind; got != messaging.Retry {
+			t.Errorf("settled with %v, want retry", got)
+		}
+		_ = r.end()
+	})
+}
+
 func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
 	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {}, "with one": {Timeout: time.Hour}} {
 		synctest.Test(t, func(t *testing.T) {
