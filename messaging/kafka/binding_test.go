@@ -122,6 +122,20 @@ func TestTextsThatRecordsRepeatAreThoseOfEachRecord(t *testing.T) {
 	}
 }
 
+// A partition may have no other record for days.
+func TestALargeTextIsNotKeptForTheNextRecord(t *testing.T) {
+	d := new(decoder)
+	large := strings.Repeat("x", 1<<20)
+	var m messaging.Delivery
+	d.decode(&m, &kgo.Record{Topic: "t", Headers: []kgo.RecordHeader{{Key: "ce_source", Value: []byte(large)}, {Key: "ce_id", Value: []byte(large)}}})
+	if m.Source != large || m.ID != large {
+		t.Errorf("decode() = %d and %d characters, want all %d", len(m.Source), len(m.ID), len(large))
+	}
+	if n := len(d.source) + d.texts.Cap() + len(d.payloads); n > 3*shared {
+		t.Errorf("%d bytes are kept, want no more than is shared", n)
+	}
+}
+
 // Small ones lie side by side in memory.
 func TestAReceiverMayChangeAndAppendToItsPayload(t *testing.T) {
 	d := new(decoder)
