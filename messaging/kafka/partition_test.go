@@ -58,7 +58,12 @@ func newDesk(t *testing.T, n int) *desk {
 // seat seats a receiver of at most prefetch at one time. Receive is called for what
 // is noted already.
 func (d *desk) seat(prefetch int, receive func(*messaging.Delivery, messaging.Settler) error) *seat {
-	s := &seat{m: d.m, ctx: d.t.Context(), sub: messaging.Subscription{Prefetch: prefetch}, changed: make(chan struct{}, 1), failed: make(chan struct{}), open: true}
+	return d.seatWithin(d.t.Context(), prefetch, receive)
+}
+
+// seatWithin is seat for as long as ctx.
+func (d *desk) seatWithin(ctx context.Context, prefetch int, receive func(*messaging.Delivery, messaging.Settler) error) *seat {
+	s := &seat{m: d.m, ctx: ctx, sub: messaging.Subscription{Prefetch: prefetch}, changed: make(chan struct{}, 1), failed: make(chan struct{}), open: true}
 	s.deliver = func(_ context.Context, m *messaging.Delivery, h messaging.Settler) error {
 		d.mu.Lock()
 		d.got = append(d.got, m.ID)
@@ -68,6 +73,7 @@ func (d *desk) seat(prefetch int, receive func(*messaging.Delivery, messaging.Se
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
 	d.m.seats = append(d.m.seats, s)
+	d.m.fed()
 	return s
 }
 
@@ -204,13 +210,12 @@ func TestNothingIsHandedOutOnceTheSubscriptionHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
 		ctx, cancel := context.WithCancel(t.Context())
-		s := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+		s := d.seatWithin(ctx, 64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "1" {
 				cancel()
 			}
 			return ack(m, h)
 		})
-		s.ctx = ctx
 		d.begin()
 		d.want("until it ends", "0", "1")
 		if s.held != 0 {
