@@ -319,3 +319,25 @@ func TestADeliveryThatIsKeptKeepsNothingThatWasFetchedWithIt(t *testing.T) {
 		t.Errorf("the delivery is %+v, want it whole", kept)
 	}
 }
+
+// A partition may have nothing more to hand out for days.
+func TestNothingKeepsWhatIsDoneWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 2*maxTaken)
+		var given []weak.Pointer[messaging.Delivery]
+		d.seat(100, func(m *messaging.Delivery, h messaging.Settler) error {
+			given = append(given, weak.Make(m))
+			return ack(m, h)
+		})
+		d.begin()
+		for range 10 {
+			runtime.GC()
+		}
+		for n, m := range given {
+			if m.Value() != nil {
+				t.Errorf("delivery %d is still there, want it gone once it is settled and its receiver has let go of it", n)
+			}
+		}
+		d.end()
+	})
+}
