@@ -57,6 +57,47 @@ func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.
 	})
 }
 
+// Brokers that lend each message by itself have a lease for each, and what is held
+// back comes to its turn after any number of others.
+func TestAttemptsInOrderAreUnderTheirOwnLeasesHoweverManyAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		attempts := map[string]int{}
+		cfg := messaging.ConsumerConfig{Concurrency: 1, OrderedRetries: true, Backoff: func(int) time.Duration { return time.Second }}
+		r := runOne(t, b, cfg, func(ctx context.Context, d *messaging.Delivery) error {
+			if got := strconv.Itoa(ctx.Value(leaseKey{}).(int)); got != d.ID || ctx.Err() != nil {
+				t.Errorf("the attempt at %s is under lease %s, which ended with %v", d.ID, got, ctx.Err())
+			}
+			if attempts[d.ID]++; attempts[d.ID] < 3 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		const leases = 20
+		var held [leases]*settler
+		for n := range leases {
+			lease, lose := numberedLease(t, n)
+			defer lose(nil)
+			held[n] = delivery(strconv.Itoa(n), 1).under(lease)
+			held[n].d.Key = "key " + strconv.Itoa(n%5)
+			held[n].settle = func(ctx context.Context) error {
+				if ctx.Value(leaseKey{}) != n || ctx.Err() != nil {
+					t.Errorf("the verdict under lease %d has the context of lease %v, which ended with %v", n, ctx.Value(leaseKey{}), ctx.Err())
+				}
+				return nil
+			}
+			b.deliver(held[n])
+		}
+		pass(time.Minute)
+		for n, d := range held {
+			if got := d.verdict(t).Kind; got != messaging.Ack || attempts[strconv.Itoa(n)] != 3 {
+				t.Errorf("message %d was settled with %v after %d attempts, want ack after 3", n, got, attempts[strconv.Itoa(n)])
+			}
+		}
+		_ = r.end()
+	})
+}
+
 func TestOnlyHandlersUnderALostLeaseAreToldOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newScript()
