@@ -341,3 +341,31 @@ func TestNothingKeepsWhatIsDoneWith(t *testing.T) {
 		d.end()
 	})
 }
+
+func TestWhatWasTakenInVainIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, maxTaken)
+		var fetched []weak.Pointer[kgo.Record]
+		for _, rec := range d.p.queue {
+			fetched = append(fetched, weak.Make(rec))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		d.seatWithin(ctx, 100, func(*messaging.Delivery, messaging.Settler) error {
+			cancel()
+			return errFull
+		})
+		d.begin()
+		d.want("in vain", "0")
+		d.seat(1, ack) // which gets them one by one
+		synctest.Wait()
+		for range 10 {
+			runtime.GC()
+		}
+		for n, rec := range fetched {
+			if rec.Value() != nil {
+				t.Errorf("record %d is still there, want it gone once its delivery is settled", n)
+			}
+		}
+		d.end()
+	})
+}
