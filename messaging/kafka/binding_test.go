@@ -149,6 +149,9 @@ func TestAReceiverMayChangeAndAppendToItsPayload(t *testing.T) {
 		last = &kgo.Record{Topic: "t", Value: body, Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte(id)}}}
 		d.decode(&got[i], last)
 	}
+	if d.texts.Cap() > shared || len(d.payloads) > shared {
+		t.Errorf("pieces of %d and %d bytes are shared, want at most %d: who keeps one text keeps so much", d.texts.Cap(), len(d.payloads), shared)
+	}
 	for i := range got {
 		id, body := want(i)
 		if got[i].ID != id || !bytes.Equal(got[i].Payload, body) {
