@@ -141,7 +141,7 @@ func TestAReceiverMayChangeAndAppendToItsPayload(t *testing.T) {
 	d := new(decoder)
 	var got [100]messaging.Delivery
 	want := func(i int) (id string, body []byte) {
-		return strings.Repeat("i", i%40) + strconv.Itoa(i), bytes.Repeat([]byte{byte(i)}, i*i%3000)
+		return strings.Repeat("i", i*i%1500) + strconv.Itoa(i), bytes.Repeat([]byte{byte(i)}, i*i%9000)
 	}
 	var last *kgo.Record
 	for i := range got {
