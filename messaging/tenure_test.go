@@ -3,10 +3,12 @@ package messaging_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -25,7 +27,7 @@ func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.
 		b := newScript()
 		var got context.Context
 		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
-			got = ctx
+			got = ctx //nolint:fatcontext // takes the place of the last one
 			if ctx.Err() != nil {
 				t.Errorf("the handler's context begins with %v, want nil", ctx.Err())
 			}
@@ -35,7 +37,7 @@ func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.
 		var under [leases]context.Context
 		var lose [leases]context.CancelCauseFunc
 		for n := range leases {
-			under[n], lose[n] = numberedLease(t, n)
+			under[n], lose[n] = numberedLease(t, n) //nolint:fatcontext // of which each is its own
 			defer lose[n](nil)
 		}
 		for turn := range 5 {
@@ -93,6 +95,73 @@ func TestAttemptsInOrderAreUnderTheirOwnLeasesHoweverManyAreHeld(t *testing.T) {
 			if got := d.verdict(t).Kind; got != messaging.Ack || attempts[strconv.Itoa(n)] != 3 {
 				t.Errorf("message %d was settled with %v after %d attempts, want ack after 3", n, got, attempts[strconv.Itoa(n)])
 			}
+		}
+		_ = r.end()
+	})
+}
+
+func TestAFewLeasesThatTakeTurnsKeepTheirContexts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		var got context.Context
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
+			got = ctx //nolint:fatcontext // takes the place of the last one
+			return nil
+		})
+		made := map[context.Context]bool{}
+		const leases = 8
+		var under [leases]context.Context
+		for n := range leases {
+			lease, lose := numberedLease(t, n)
+			defer lose(nil)
+			under[n] = lease //nolint:fatcontext // of which each is its own
+		}
+		for range 5 {
+			for n, lease := range under {
+				d := delivery("1", 1).under(lease)
+				d.settle = func(ctx context.Context) error {
+					if made[ctx] = true; ctx.Value(leaseKey{}) != n {
+						t.Errorf("the verdict under lease %d has the context of lease %v", n, ctx.Value(leaseKey{}))
+					}
+					return nil
+				}
+				b.deliver(d)
+				if got.Value(leaseKey{}) != n {
+					t.Errorf("the handler under lease %d had the context of lease %v", n, got.Value(leaseKey{}))
+				}
+			}
+		}
+		if len(made) != leases {
+			t.Errorf("%d contexts were made for the verdicts under %d leases, want one for each", len(made), leases)
+		}
+		_ = r.end()
+	})
+}
+
+// A broker may have a lease for each message.
+func TestLeasesThatAreOverAreNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript()
+		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(context.Context, *messaging.Delivery) error { return nil })
+		var lent []weak.Pointer[[1024]byte]
+		for range 40 {
+			what := new([1024]byte)
+			lent = append(lent, weak.Make(what))
+			lease, lose := context.WithCancelCause(context.WithValue(t.Context(), leaseKey{}, what))
+			b.deliver(delivery("1", 1).under(lease))
+			lose(nil)
+		}
+		for range 10 {
+			runtime.GC()
+		}
+		kept := 0
+		for _, what := range lent {
+			if what.Value() != nil {
+				kept++
+			}
+		}
+		if kept > 10 {
+			t.Errorf("%d of %d leases are kept, want the last few", kept, len(lent))
 		}
 		_ = r.end()
 	})
@@ -182,7 +251,7 @@ func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
 			b := newScript()
 			var kept context.Context
 			r := runOne(t, b, cfg, func(ctx context.Context, _ *messaging.Delivery) error {
-				kept = ctx
+				kept = ctx //nolint:fatcontext // there is one
 				return nil
 			})
 			b.deliver(delivery("1", 1))
