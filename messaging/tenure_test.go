@@ -5,6 +5,8 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,6 +167,62 @@ func TestLeasesThatAreOverAreNotKept(t *testing.T) {
 		}
 		_ = r.end()
 	})
+}
+
+// A watched is a lease that counts who waits for its end.
+type watched struct {
+	context.Context
+	end     chan struct{}
+	waiting atomic.Int64
+}
+
+func (w *watched) Done() <-chan struct{} { return w.end }
+
+// AfterFunc is what contexts made within w call.
+func (w *watched) AfterFunc(func()) func() bool {
+	w.waiting.Add(1)
+	return sync.OnceValue(func() bool {
+		w.waiting.Add(-1)
+		return true
+	})
+}
+
+// That of a connection outlives the subscriptions on it.
+func TestNothingWaitsForTheEndOfALeaseOnceTheConsumerHasEnded(t *testing.T) {
+	for _, cfg := range []messaging.ConsumerConfig{{Concurrency: 1}, {Concurrency: 1, Timeout: time.Hour}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newScript()
+			r := runOne(t, b, cfg, func(ctx context.Context, d *messaging.Delivery) error {
+				_ = ctx.Done()
+				if d.ID == "9" {
+					runtime.Goexit()
+				}
+				return nil
+			})
+			leases := [12]*watched{}
+			for n := range leases {
+				leases[n] = &watched{Context: t.Context(), end: make(chan struct{})}
+			}
+			const turns = 2
+			for range turns {
+				for n, lease := range leases {
+					for range 2 { // with another context for the second verdict
+						b.deliver(delivery(strconv.Itoa(n), 1).under(lease))
+						pass(1100 * time.Millisecond)
+					}
+				}
+			}
+			if leases[11].waiting.Load() <= 2*turns { // the script waits, for each delivery
+				t.Error("nobody waits for the end of the lease while the consumer runs")
+			}
+			_ = r.end()
+			for n, lease := range leases {
+				if got := lease.waiting.Load() - 2*turns; got != 0 {
+					t.Errorf("%d of a lane wait for the end of lease %d, want none", got, n)
+				}
+			}
+		})
+	}
 }
 
 func TestOnlyHandlersUnderALostLeaseAreToldOfIt(t *testing.T) {
