@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,45 @@ func TestWhoeverAsksWhileItEndsHearsOfIt(t *testing.T) {
 		}
 		c.End()
 		waiting.Wait()
+	}
+}
+
+// A watched is a context that counts who waits for its end.
+type watched struct {
+	context.Context
+	end     chan struct{}
+	waiting atomic.Int64
+}
+
+func (w *watched) Done() <-chan struct{} { return w.end }
+
+// AfterFunc is what contexts made within w call.
+func (w *watched) AfterFunc(func()) func() bool {
+	w.waiting.Add(1)
+	return sync.OnceValue(func() bool {
+		w.waiting.Add(-1)
+		return true
+	})
+}
+
+func TestNothingStaysWithItsParentOnceItHasEndedHoweverManyAskedAtOnce(t *testing.T) {
+	parent := &watched{Context: t.Context(), end: make(chan struct{})}
+	for range 2000 {
+		c := &lazyctx.Context{Parent: parent}
+		begin := make(chan struct{})
+		var asking sync.WaitGroup
+		for range 4 {
+			asking.Go(func() {
+				<-begin
+				_ = c.Done()
+			})
+		}
+		close(begin)
+		asking.Wait()
+		c.End()
+	}
+	if n := parent.waiting.Load(); n != 0 {
+		t.Errorf("%d wait for the end of the parent, want none", n)
 	}
 }
 
