@@ -273,6 +273,30 @@ func TestASubscriberThatEndsDoesNotWaitForTheDeliverOfAnother(t *testing.T) {
 	})
 }
 
+func TestAPartitionThatIsLostWhileItIsHandedOutLeavesNothingInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		var kept messaging.Settler
+		s := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "0" {
+				kept = h
+				return nil
+			}
+			d.m.end([]*partition{d.p})
+			return ack(m, h)
+		})
+		d.begin()
+		d.want("until it is lost", "0", "1")
+		if err := ack(nil, kept); !errors.Is(err, messaging.ErrLost) {
+			t.Errorf("Settle() = %v of what is lost, want ErrLost", err)
+		}
+		if d.p.open != 0 || s.held != 0 {
+			t.Errorf("%d of the partition and %d of the subscriber are in hand, want none", d.p.open, s.held)
+		}
+		d.end()
+	})
+}
+
 func TestNoMoreIsTakenThanThereIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 40)
