@@ -27,20 +27,20 @@ func numberedLease(t *testing.T, n int) (lease context.Context, lose context.Can
 func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newScript()
-		var got context.Context
+		seen := make(chan context.Context, 1)
 		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
-			got = ctx //nolint:fatcontext // takes the place of the last one
+			seen <- ctx
 			if ctx.Err() != nil {
 				t.Errorf("the handler's context begins with %v, want nil", ctx.Err())
 			}
 			return nil
 		})
 		const leases = 20
-		var under [leases]context.Context
-		var lose [leases]context.CancelCauseFunc
+		var under []context.Context
 		for n := range leases {
-			under[n], lose[n] = numberedLease(t, n) //nolint:fatcontext // of which each is its own
-			defer lose[n](nil)
+			lease, lose := numberedLease(t, n)
+			defer lose(nil)
+			under = append(under, lease)
 		}
 		for turn := range 5 {
 			for n := range leases {
@@ -52,7 +52,7 @@ func TestHandlersAndVerdictsAreUnderTheirOwnLeaseThoughManyTakeTurns(t *testing.
 					return nil
 				}
 				b.deliver(d)
-				if got.Value(leaseKey{}) != n || d.verdict(t).Kind != messaging.Ack {
+				if got := <-seen; got.Value(leaseKey{}) != n || d.verdict(t).Kind != messaging.Ack {
 					t.Errorf("turn %d: the handler under lease %d had the context of lease %v, and the verdict was %v", turn, n, got.Value(leaseKey{}), d.verdict(t).Kind)
 				}
 			}
@@ -105,18 +105,18 @@ func TestAttemptsInOrderAreUnderTheirOwnLeasesHoweverManyAreHeld(t *testing.T) {
 func TestAFewLeasesThatTakeTurnsKeepTheirContexts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newScript()
-		var got context.Context
+		seen := make(chan context.Context, 1)
 		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(ctx context.Context, _ *messaging.Delivery) error {
-			got = ctx //nolint:fatcontext // takes the place of the last one
+			seen <- ctx
 			return nil
 		})
 		made := map[context.Context]bool{}
 		const leases = 8
-		var under [leases]context.Context
+		var under []context.Context
 		for n := range leases {
 			lease, lose := numberedLease(t, n)
 			defer lose(nil)
-			under[n] = lease //nolint:fatcontext // of which each is its own
+			under = append(under, lease)
 		}
 		for range 5 {
 			for n, lease := range under {
@@ -128,7 +128,7 @@ func TestAFewLeasesThatTakeTurnsKeepTheirContexts(t *testing.T) {
 					return nil
 				}
 				b.deliver(d)
-				if got.Value(leaseKey{}) != n {
+				if got := <-seen; got.Value(leaseKey{}) != n {
 					t.Errorf("the handler under lease %d had the context of lease %v", n, got.Value(leaseKey{}))
 				}
 			}
@@ -307,13 +307,13 @@ func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
 	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {}, "with one": {Timeout: time.Hour}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newScript()
-			var kept context.Context
+			seen := make(chan context.Context, 1)
 			r := runOne(t, b, cfg, func(ctx context.Context, _ *messaging.Delivery) error {
-				kept = ctx //nolint:fatcontext // there is one
+				seen <- ctx
 				return nil
 			})
 			b.deliver(delivery("1", 1))
-			if !errors.Is(kept.Err(), context.Canceled) {
+			if kept := <-seen; !errors.Is(kept.Err(), context.Canceled) {
 				t.Errorf("%s: Err() = %v once the handler has returned, want context.Canceled", name, kept.Err())
 			}
 			_ = r.end()
