@@ -102,7 +102,11 @@ func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, ran span)
 	if j.lease.Err() != nil {
 		err = context.Cause(j.lease)
 	} else {
-		err = j.s.Settle(l.tenures.under(j.lease).verdicts(ran.end), verdict)
+		now := ran.end
+		if verdict.Kind != Ack { // seldom; and Backoff has taken the time it likes
+			now = time.Now()
+		}
+		err = j.s.Settle(l.tenures.under(j.lease).verdicts(now), verdict)
 	}
 	v.settled(j, d, verdict, err, ran)
 	return err

@@ -32,7 +32,8 @@ type end struct {
 	cancel          context.CancelCauseFunc
 }
 
-// End ends c as context.CancelFunc does. Values outlive it.
+// End ends c as context.CancelFunc does. Values outlive it. Who asks for the first
+// time only afterwards, and after the Parent has ended too, hears of the Parent's end.
 func (c *Context) End() {
 	c.over.Store(true)
 	if e := c.end.Load(); e != nil {
@@ -77,8 +78,14 @@ func (c *Context) Done() <-chan struct{} { return c.ending().Done() }
 // Err implements [context.Context].
 func (c *Context) Err() error { return c.current().Err() }
 
-// String is for those who print contexts, who must not read what others write.
-func (c *Context) String() string { return fmt.Sprint(c.Parent) + ".lazyctx" }
+// String is for those who print contexts, who must not read what others write: of a
+// Parent that is not made to be printed, it tells the type.
+func (c *Context) String() string {
+	if p, ok := c.Parent.(fmt.Stringer); ok {
+		return p.String() + ".lazyctx"
+	}
+	return fmt.Sprintf("%T.lazyctx", c.Parent)
+}
 
 // Value implements [context.Context].
 func (c *Context) Value(key any) any {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,6 +125,45 @@ func TestWhoeverAsksWhileItEndsHearsOfIt(t *testing.T) {
 	}
 }
 
+// A watched is a context that counts who waits for its end.
+type watched struct {
+	context.Context
+	end     chan struct{}
+	waiting atomic.Int64
+}
+
+func (w *watched) Done() <-chan struct{} { return w.end }
+
+// AfterFunc is what contexts made within w call.
+func (w *watched) AfterFunc(func()) func() bool {
+	w.waiting.Add(1)
+	return sync.OnceValue(func() bool {
+		w.waiting.Add(-1)
+		return true
+	})
+}
+
+func TestNothingStaysWithItsParentOnceItHasEndedHoweverManyAskedAtOnce(t *testing.T) {
+	parent := &watched{Context: t.Context(), end: make(chan struct{})}
+	for range 2000 {
+		c := &lazyctx.Context{Parent: parent}
+		begin := make(chan struct{})
+		var asking sync.WaitGroup
+		for range 4 {
+			asking.Go(func() {
+				<-begin
+				_ = c.Done()
+			})
+		}
+		close(begin)
+		asking.Wait()
+		c.End()
+	}
+	if n := parent.waiting.Load(); n != 0 {
+		t.Errorf("%d wait for the end of the parent, want none", n)
+	}
+}
+
 // It is printed by loggers while others end it, and the race detector watches.
 func TestItCanBePrintedAtAnyTime(t *testing.T) {
 	c, _ := within(t)
@@ -134,6 +174,24 @@ func TestItCanBePrintedAtAnyTime(t *testing.T) {
 		}
 	})
 	c.EndFor(errGone)
+	printing.Wait()
+}
+
+// A caller's context may be any type, whose fields are its own.
+type counting struct {
+	context.Context
+	n int
+}
+
+func TestToPrintItReadsNothingOfAParentThatIsNotMadeToBePrinted(t *testing.T) {
+	parent := &counting{Context: t.Context()}
+	var printing sync.WaitGroup
+	printing.Go(func() {
+		if got, want := fmt.Sprint(&lazyctx.Context{Parent: parent}), "*lazyctx_test.counting.lazyctx"; got != want {
+			t.Errorf("it prints as %q, want %q", got, want)
+		}
+	})
+	parent.n++
 	printing.Wait()
 }
 

@@ -2,9 +2,15 @@ package kafka_test
 
 import (
 	"crypto/rand"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/parley-go/parley/messaging"
@@ -45,3 +51,50 @@ func TestABacklogIsReceivedWithoutAPauseForEachFetch(t *testing.T) {
 		t.Errorf("fetching was paused %d times, want it paused only for a subscriber that is slow", got)
 	}
 }
+
+// What a fetch brings is bounded, of all and of each partition, save for the first
+// record that it finds: so each of these has to become the first.
+func TestMessagesLargerThanAFetchBringsArrive(t *testing.T) {
+	t.Parallel()
+	seeds := server(t)
+	topic := newTopic(t, seeds)
+	b := newBroker(t, kafka.Config{Seeds: seeds, Partitions: 3, MaxPayload: 20 << 20})
+	sub := messaging.Subscription{Topic: topic, Group: "g"}
+	subscribe(t, b, sub, nothing).stop()
+	keys := []string{"a", "b", "f"} // of three partitions
+	want := map[string][]int{}
+	for i, size := range []int{10, 18 << 20, 1000, 5 << 20, 10} {
+		for _, key := range keys {
+			m := messaging.NewMessage("large", make([]byte, size))
+			_, _ = rand.Read(m.Payload) // which does not compress
+			m.Key = key
+			m.Headers = map[string]string{"n": strconv.Itoa(i), "sum": checksum(m.Payload)}
+			publish(t, b, topic, m)
+			want[key] = append(want[key], size)
+		}
+	}
+	ends, err := admin(t, seeds).ListEndOffsets(within(t, patience), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset == 0 {
+			t.Errorf("partition %d has nothing, want large messages in each", o.Partition)
+		}
+	})
+	come := make(chan *messaging.Delivery)
+	subscribe(t, b, sub, settling(come, messaging.Verdict{}))
+	got := map[string][]int{}
+	for range 5 * len(keys) {
+		d := receive(t, come)
+		got[d.Key] = append(got[d.Key], len(d.Payload))
+		if d.Headers["sum"] != checksum(d.Payload) {
+			t.Errorf("message %s of key %s, of %d bytes, is not what was published", d.Headers["n"], d.Key, len(d.Payload))
+		}
+	}
+	if !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("received sizes by key %v, want as they were published: %v", got, want)
+	}
+}
+
+func checksum(p []byte) string { return fmt.Sprint(crc32.ChecksumIEEE(p)) }

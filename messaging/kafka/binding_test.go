@@ -122,18 +122,35 @@ func TestTextsThatRecordsRepeatAreThoseOfEachRecord(t *testing.T) {
 	}
 }
 
+// A partition may have no other record for days.
+func TestALargeTextIsNotKeptForTheNextRecord(t *testing.T) {
+	d := new(decoder)
+	large := strings.Repeat("x", 1<<20)
+	var m messaging.Delivery
+	d.decode(&m, &kgo.Record{Topic: "t", Headers: []kgo.RecordHeader{{Key: "ce_source", Value: []byte(large)}, {Key: "ce_id", Value: []byte(large)}}})
+	if m.Source != large || m.ID != large {
+		t.Errorf("decode() = %d and %d characters, want all %d", len(m.Source), len(m.ID), len(large))
+	}
+	if n := len(d.source) + d.texts.Cap() + len(d.payloads); n > 3*shared {
+		t.Errorf("%d bytes are kept, want no more than is shared", n)
+	}
+}
+
 // Small ones lie side by side in memory.
 func TestAReceiverMayChangeAndAppendToItsPayload(t *testing.T) {
 	d := new(decoder)
 	var got [100]messaging.Delivery
 	want := func(i int) (id string, body []byte) {
-		return strings.Repeat("i", i%40) + strconv.Itoa(i), bytes.Repeat([]byte{byte(i)}, i*i%3000)
+		return strings.Repeat("i", i*i%1500) + strconv.Itoa(i), bytes.Repeat([]byte{byte(i)}, i*i%9000)
 	}
 	var last *kgo.Record
 	for i := range got {
 		id, body := want(i)
 		last = &kgo.Record{Topic: "t", Value: body, Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte(id)}}}
 		d.decode(&got[i], last)
+	}
+	if d.texts.Cap() > shared || len(d.payloads) > shared {
+		t.Errorf("pieces of %d and %d bytes are shared, want at most %d: who keeps one text keeps so much", d.texts.Cap(), len(d.payloads), shared)
 	}
 	for i := range got {
 		id, body := want(i)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -127,7 +128,7 @@ func (m *member) marks(parts []*partition) map[partOf]mark {
 		if !ok || p.ended || !p.begun {
 			continue
 		}
-		clean := p.stopping.Load() && p.open == 0 && len(p.again) == 0
+		clean := p.stopping.Load() && p.open == 0 && !slices.ContainsFunc(p.again, func(n uint64) bool { return p.window.at(n).again })
 		k := mark{p: p, at: at}
 		if !p.terse {
 			k.meta = p.window.metadata(clean)

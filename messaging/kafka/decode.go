@@ -25,7 +25,8 @@ type decoder struct {
 }
 
 const (
-	// shared is how much memory records share: so much is kept by who keeps one.
+	// shared is how large a piece of memory is that records share, one for texts and one
+	// for payloads: who keeps either of one record keeps the piece.
 	shared = 4 << 10
 	// small is how much of a record is put there at most.
 	small = shared / 4
@@ -126,8 +127,11 @@ func (*decoder) count(r *messaging.Delivery, h *kgo.RecordHeader) (rest time.Dur
 }
 
 // repeated returns the text of a header, which is that of last where they are equal,
-// and becomes last.
+// and becomes last if it is small.
 func repeated(last *string, value []byte) string {
+	if len(value) > small {
+		return clean(string(value))
+	}
 	if string(value) != *last { // which copies nothing
 		*last = clean(string(value))
 	}

@@ -146,8 +146,11 @@
 // rebalance waits 15s for handlers: RebalanceTimeout is 30s. A member that dies
 // without a word is missed after 45s, which is Kafka's own default. At most 64 MiB
 // wait for the answer to a Publish, 1 MiB of records in each partition for a
-// subscriber, beside what one fetch has brought: at most 16 MiB, 4 MiB of a partition,
-// as they are stored. A partition stops 10,000 records past one that is not settled.
+// subscriber, beside what one fetch from each broker of the cluster has brought: 16 MiB,
+// 4 MiB of a partition, as they are stored, and more only for one batch that is larger by
+// itself. Texts and payloads of up to 1 KiB of records that follow each other lie in
+// pieces of 4 KiB, which who keeps a part of one keeps whole: clone what is to stay. A
+// partition stops 10,000 records past one that is not settled.
 // What is settled is committed after 100ms.
 //
 // # Composition

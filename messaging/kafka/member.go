@@ -19,12 +19,12 @@ import (
 // or are not worth waiting for.
 const closeTimeout = 5 * time.Second
 
-// fetchWait is how long a broker holds a fetch for which it has nothing. There is
-// one at one time, so a partition that was assigned or resumed meanwhile waits for
+// fetchWait is how long a broker holds a fetch for which it has nothing. It has one
+// at one time, so a partition that was assigned or resumed meanwhile waits for
 // as long.
 const fetchWait = 250 * time.Millisecond
 
-// What one fetch brings, as it is stored. There is one at one time, and while the
+// What one fetch brings, as it is stored. Each broker has one at one time, and while the
 // handlers keep every processor busy its way to the broker and back takes longer than
 // all that 1 MiB of a partition keeps them busy for: a deep backlog of small messages
 // took a third longer with so little.

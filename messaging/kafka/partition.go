@@ -161,7 +161,9 @@ func (p *partition) work() {
 	returned = true
 }
 
-// takeSome is take for as many as there are, into taken.
+// takeSome is take for as many as may be handed out one after the other, into taken.
+// What waits there is in hand: while deliver blocks, it must hold up neither other
+// partitions, for which the last places of the seat are, nor another seat that drains.
 func (p *partition) takeSome() (wait time.Duration, drained, ended bool) {
 	p.taken = p.room[:0]
 	p.m.mu.Lock()
@@ -173,6 +175,9 @@ func (p *partition) takeSome() (wait time.Duration, drained, ended bool) {
 			break
 		}
 		p.taken = append(p.taken, h)
+		if h.seat.room() < maxTaken || len(p.m.seats) > 1 {
+			break
+		}
 	}
 	return wait, drained, p.ended
 }
@@ -193,9 +198,10 @@ func (p *partition) take() (h *handout, wait time.Duration, drained bool) {
 	if len(p.again) > 0 {
 		n := p.again[0]
 		if h = p.give(p.window.at(n).rec); h != nil {
-			h.slot, h.Redelivered = n, true
+			at := p.window.at(n)
+			h.slot, h.Redelivered = n, at.again
 			p.again = p.again[1:]
-			p.window.at(n).in = h
+			at.in = h
 		}
 		return h, 0, false
 	}
@@ -308,16 +314,30 @@ func (m *member) freest() *seat {
 // handTaken hands out what was taken, in order. Once one is not accepted, or the
 // partition or a seat goes, those behind it come again, since they must not pass it.
 func (p *partition) handTaken() {
-	for len(p.taken) > 0 && !p.stopping.Load() && p.taken[0].lease.Err() == nil {
+	for len(p.taken) > 0 && !p.stopping.Load() && p.taken[0].wanted() {
 		h := p.taken[0]
 		p.taken[0], p.taken = nil, p.taken[1:] // first: deliver may end this goroutine
 		if !p.hand(h) {
 			break
 		}
 	}
+	p.untake()
+}
+
+// untake gives back what was taken and nobody has had, as if it had not been taken.
+func (p *partition) untake() {
+	if len(p.taken) == 0 {
+		return
+	}
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
 	for i, h := range p.taken {
 		p.taken[i] = nil
-		h.release()
+		if h.state == held {
+			h.state = settled
+			h.back()
+			p.window.at(h.slot).again = h.Redelivered
+		}
 	}
 	p.taken = nil
 }
@@ -344,7 +364,7 @@ func (p *partition) hand(h *handout) bool {
 	if err == nil {
 		return true
 	}
-	h.release()
+	_ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release})
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if h.seat.takes() {

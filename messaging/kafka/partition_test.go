@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -56,7 +58,12 @@ func newDesk(t *testing.T, n int) *desk {
 // seat seats a receiver of at most prefetch at one time. Receive is called for what
 // is noted already.
 func (d *desk) seat(prefetch int, receive func(*messaging.Delivery, messaging.Settler) error) *seat {
-	s := &seat{m: d.m, ctx: d.t.Context(), sub: messaging.Subscription{Prefetch: prefetch}, changed: make(chan struct{}, 1), failed: make(chan struct{}), open: true}
+	return d.seatWithin(d.t.Context(), prefetch, receive)
+}
+
+// seatWithin is seat for as long as ctx.
+func (d *desk) seatWithin(ctx context.Context, prefetch int, receive func(*messaging.Delivery, messaging.Settler) error) *seat {
+	s := &seat{m: d.m, ctx: ctx, sub: messaging.Subscription{Prefetch: prefetch}, changed: make(chan struct{}, 1), failed: make(chan struct{}), open: true}
 	s.deliver = func(_ context.Context, m *messaging.Delivery, h messaging.Settler) error {
 		d.mu.Lock()
 		d.got = append(d.got, m.ID)
@@ -66,6 +73,7 @@ func (d *desk) seat(prefetch int, receive func(*messaging.Delivery, messaging.Se
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
 	d.m.seats = append(d.m.seats, s)
+	d.m.fed()
 	return s
 }
 
@@ -109,7 +117,7 @@ func TestWhatIsRefusedComesAgainBeforeWhatWasTakenWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
 		refusals := 2
-		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "1" && refusals > 0 {
 				refusals--
 				return errFull
@@ -131,7 +139,7 @@ func TestWhatIsRefusedComesAgainBeforeWhatWasTakenWithIt(t *testing.T) {
 func TestWhatWasTakenComesToAnotherWhenDeliverEndsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
-		first := d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		first := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "2" {
 				runtime.Goexit()
 			}
@@ -154,7 +162,7 @@ func TestWhatWasTakenComesToAnotherWhenDeliverEndsItsGoroutine(t *testing.T) {
 func TestAPartitionThatGoesHandsOutNothingOfWhatWasTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 5)
-		d.seat(10, func(m *messaging.Delivery, h messaging.Settler) error {
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
 			if m.ID == "1" {
 				d.p.stopping.Store(true) // as a rebalance does
 			}
@@ -164,6 +172,126 @@ func TestAPartitionThatGoesHandsOutNothingOfWhatWasTaken(t *testing.T) {
 		d.want("until it goes", "0", "1")
 		if at, _ := d.p.window.mark(); at != 2 || d.p.open != 0 {
 			t.Errorf("the mark is %d with %d in hand, want 2 and none, so that nobody waits for them", at, d.p.open)
+		}
+		d.end()
+	})
+}
+
+func TestWhatWasTakenAndNobodyHadDoesNotComeAsRedelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		redelivered := map[string]bool{}
+		refusals := 1
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" && refusals > 0 {
+				refusals--
+				return errFull
+			}
+			redelivered[m.ID] = m.Redelivered
+			if m.ID == "3" {
+				d.p.stopping.Store(true) // as a rebalance does
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		time.Sleep(3 * refusalPause)
+		synctest.Wait()
+		if want := map[string]bool{"0": false, "1": true, "2": false, "3": false}; !maps.Equal(redelivered, want) {
+			t.Errorf("what came as redelivered is %v, want only the one that deliver had: %v", redelivered, want)
+		}
+		if mark := d.m.marks([]*partition{d.p})[d.p.partOf]; mark.at != 4 || !strings.HasPrefix(mark.meta, metaClean) {
+			t.Errorf("the commit is of %d with %q, want 4, and that nothing beyond it was in hand", mark.at, mark.meta)
+		}
+		d.end()
+	})
+}
+
+func TestNothingIsHandedOutOnceTheSubscriptionHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		ctx, cancel := context.WithCancel(t.Context())
+		s := d.seatWithin(ctx, 64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "1" {
+				cancel()
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		d.want("until it ends", "0", "1")
+		if s.held != 0 {
+			t.Errorf("%d are in hand, want none, for which Subscribe would wait", s.held)
+		}
+		d.end()
+	})
+}
+
+// The places in which a Subscription's deliveries wait are those of all partitions.
+func TestAPartitionWhoseDeliverBlocksLeavesRoomForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 100)
+		other := newPartition(d.m, "t", 1)
+		d.m.parts[other.partOf] = other
+		d.m.mu.Lock()
+		other.fill(kgo.FetchPartition{Records: []*kgo.Record{{Topic: "t", Partition: 1, Headers: []kgo.RecordHeader{{Key: "ce_id", Value: []byte("other")}}}}})
+		d.m.mu.Unlock()
+		free := make(chan struct{})
+		d.seat(maxTaken, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "0" {
+				<-free
+			}
+			return ack(m, h)
+		})
+		d.begin()
+		d.m.b.workers.Go(other.work)
+		synctest.Wait()
+		d.want("while one blocks", "0", "other")
+		close(free)
+		d.m.end([]*partition{other})
+		d.end()
+	})
+}
+
+func TestASubscriberThatEndsDoesNotWaitForTheDeliverOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		for _, rec := range d.p.queue {
+			rec.Key = nil // for whoever has room
+		}
+		free := make(chan struct{})
+		d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			<-free
+			return ack(m, h)
+		})
+		second := d.seat(64, ack)
+		d.begin()
+		d.want("while the first blocks", "0")
+		if second.held != 0 {
+			t.Errorf("the second has %d in hand that it was not given, want none, for which its Subscribe would wait", second.held)
+		}
+		close(free)
+		d.end()
+	})
+}
+
+func TestAPartitionThatIsLostWhileItIsHandedOutLeavesNothingInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 5)
+		var kept messaging.Settler
+		s := d.seat(64, func(m *messaging.Delivery, h messaging.Settler) error {
+			if m.ID == "0" {
+				kept = h
+				return nil
+			}
+			d.m.end([]*partition{d.p})
+			return ack(m, h)
+		})
+		d.begin()
+		d.want("until it is lost", "0", "1")
+		if err := ack(nil, kept); !errors.Is(err, messaging.ErrLost) {
+			t.Errorf("Settle() = %v of what is lost, want ErrLost", err)
+		}
+		if d.p.open != 0 || s.held != 0 {
+			t.Errorf("%d of the partition and %d of the subscriber are in hand, want none", d.p.open, s.held)
 		}
 		d.end()
 	})
@@ -214,4 +342,54 @@ func TestADeliveryThatIsKeptKeepsNothingThatWasFetchedWithIt(t *testing.T) {
 	if kept.ID != "0" {
 		t.Errorf("the delivery is %+v, want it whole", kept)
 	}
+}
+
+// A partition may have nothing more to hand out for days.
+func TestNothingKeepsWhatIsDoneWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 2*maxTaken)
+		var given []weak.Pointer[messaging.Delivery]
+		d.seat(100, func(m *messaging.Delivery, h messaging.Settler) error {
+			given = append(given, weak.Make(m))
+			return ack(m, h)
+		})
+		d.begin()
+		for range 10 {
+			runtime.GC()
+		}
+		for n, m := range given {
+			if m.Value() != nil {
+				t.Errorf("delivery %d is still there, want it gone once it is settled and its receiver has let go of it", n)
+			}
+		}
+		d.end()
+	})
+}
+
+func TestWhatWasTakenInVainIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, maxTaken)
+		var fetched []weak.Pointer[kgo.Record]
+		for _, rec := range d.p.queue {
+			fetched = append(fetched, weak.Make(rec))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		d.seatWithin(ctx, 100, func(*messaging.Delivery, messaging.Settler) error {
+			cancel()
+			return errFull
+		})
+		d.begin()
+		d.want("in vain", "0")
+		d.seat(1, ack) // which gets them one by one
+		synctest.Wait()
+		for range 10 {
+			runtime.GC()
+		}
+		for n, rec := range fetched {
+			if rec.Value() != nil {
+				t.Errorf("record %d is still there, want it gone once its delivery is settled", n)
+			}
+		}
+		d.end()
+	})
 }

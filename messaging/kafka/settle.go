@@ -84,8 +84,8 @@ func (h *handout) Settle(ctx context.Context, v messaging.Verdict) error {
 	return fmt.Errorf("%w: verdict of unknown kind %d: the message comes again", messaging.ErrInvalid, v.Kind)
 }
 
-// release gives the delivery back, which nobody has had.
-func (h *handout) release() { _ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release}) }
+// wanted reports whether whoever is to have the delivery still takes any.
+func (h *handout) wanted() bool { return h.lease.Err() == nil && h.seat.ctx.Err() == nil }
 
 // Extend implements [messaging.Settler]. Kafka takes a message back only with its
 // partition, which no handler can hold on to.

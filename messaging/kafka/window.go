@@ -41,7 +41,7 @@ type slot struct {
 	off   int64
 	in    *handout // who has it in hand, or nil
 	done  bool
-	again bool // it was in hand before
+	again bool // somebody had it before
 }
 
 // A spanT is a run of offsets, the last excluded.

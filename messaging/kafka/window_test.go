@@ -121,6 +121,26 @@ func TestCompletionInReverseAdvancesTheMarkOnlyOnceAllAreDone(t *testing.T) {
 	}
 }
 
+func TestAWindowThatEmptiesTakesNoMoreMemory(t *testing.T) {
+	for _, n := range []int{1, 64, 1000} { // at one time in hand
+		var w window
+		rec := new(kgo.Record)
+		if allocs := testing.AllocsPerRun(10, func() {
+			for range 1000 / n {
+				first := w.push(rec)
+				for range n - 1 {
+					w.push(rec)
+				}
+				for i := range n {
+					w.finish(first + uint64(i))
+				}
+			}
+		}); allocs != 0 {
+			t.Errorf("%v allocations for 1000 records, %d at one time, want 0", allocs, n)
+		}
+	}
+}
+
 func TestMetadataStaysWithinWhatKafkaTakes(t *testing.T) {
 	var w window
 	w.open(0, "")
