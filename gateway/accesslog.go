@@ -7,11 +7,10 @@ import (
 )
 
 // AccessLog writes one structured line for each request, when it is over:
-// method, route (the pattern, empty where none matched), status, bytes (of the
-// answer's body or, in a tunnel, to the client), duration, upstream, target,
-// attempts and request_id; aborted where the answer broke off, fallback where a
-// Fallback gave it, and err, why the upstream gave none. Status 499 means that
-// the client left first.
+// route (the pattern, empty where none matched), upstream, method, status, bytes (of
+// the answer's body or, in a tunnel, to the client), duration, target, attempts and
+// request_id; aborted where the answer broke off, fallback where a Fallback gave it,
+// and err, why the upstream gave none. Status 499 means that the client left first.
 //
 // Nothing that a client chose freely is written: no path, no query, no header
 // and no body. What it may influence is bounded and printable ASCII, so that no
@@ -35,9 +34,26 @@ func (l *AccessLog) withDefaults() *AccessLog {
 
 const maxLogText = 512
 
+// of returns what writes the lines of a route: what is the same in all of them, it has
+// made ready.
+func (l *AccessLog) of(rt *route) slog.Handler {
+	if l == nil {
+		return nil
+	}
+	same := []slog.Attr{slog.String("route", rt.Pattern)}
+	if rt.split == nil {
+		same = append(same, slog.String("upstream", rt.Upstream))
+	}
+	return l.Logger.Handler().WithAttrs(same)
+}
+
 func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	if l == nil || !l.Logger.Enabled(r.Context(), slog.LevelInfo) {
 		return
+	}
+	to := x.log
+	if to == nil { // no route has matched
+		to = l.of(new(route))
 	}
 	x.mu.Lock() // a Fallback of what middleware has left behind may still be at work
 	tale := x.story
@@ -48,15 +64,16 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	line := slog.NewRecord(now, slog.LevelInfo, "request", 0)
 	line.AddAttrs(
 		slog.String("method", printable(r.Method, maxMethod)),
-		slog.String("route", r.Pattern),
 		slog.Int("status", x.finalStatus(whole)),
 		slog.Int64("bytes", x.written.Load()),
 		slog.Duration("duration", now.Sub(x.started)),
-		slog.String("upstream", tale.upstream),
 		slog.String("target", tale.target),
 		slog.Int("attempts", tale.attempts),
 		slog.String("request_id", x.id[0]),
 	)
+	if x.split {
+		line.AddAttrs(slog.String("upstream", tale.upstream))
+	}
 	if !whole {
 		line.AddAttrs(slog.Bool("aborted", true))
 	}
@@ -66,7 +83,7 @@ func (l *AccessLog) write(r *http.Request, x *exchange, whole bool) {
 	if tale.err != nil {
 		line.AddAttrs(slog.String("err", printable(tale.err.Error(), maxLogText)))
 	}
-	_ = l.Logger.Handler().Handle(r.Context(), line) // a log that fails stops no request
+	_ = to.Handle(r.Context(), line) // a log that fails stops no request
 }
 
 // finalStatus is what the client saw. A handler that writes nothing answers 200;

@@ -225,7 +225,7 @@ func ExampleBuilder_AccessLog() {
 	defer gw.CloseIdleConnections()
 	request(gw, "GET", "/orders/7?token=secret")
 	// Output:
-	// level=INFO msg=request method=GET route="GET /orders/{id}" status=200 bytes=23 upstream=orders attempts=1
+	// level=INFO msg=request route="GET /orders/{id}" upstream=orders method=GET status=200 bytes=23 attempts=1
 }
 
 func ExampleGateway_Server() {

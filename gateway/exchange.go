@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,6 +29,8 @@ type exchange struct {
 	tunnel  atomic.Pointer[tunnel] // the hijacked connection; nil elsewhere
 	tunnels *tunnels               // of the gateway; nil in an exchange that no gateway knows
 	url     url.URL                // of the request within
+	log     slog.Handler           // of its route; nil before that is found
+	split   bool                   // the route has several upstreams
 
 	mu    sync.Mutex
 	story       // guarded by mu: middleware may forward twice at once

@@ -143,6 +143,7 @@ func (b *Builder) plan(old *plan) (*plan, error) {
 				faults = append(faults, fmt.Sprintf("Route %q: conflicts with %q: some requests match both, and neither is more specific", r.Pattern, other.Pattern))
 			}
 		}
+		rt.log = g.log.of(rt)
 		if rt.pattern.segments != nil {
 			routes = append(routes, rt)
 		}
@@ -261,7 +262,7 @@ func (p *plan) route(x *exchange, r *http.Request) {
 	}
 	r.Pattern = rt.Pattern
 	rt.pattern.setValues(r, at.key)
-	x.tell(func(s *story) { s.upstream = rt.Upstream }) // of a split, forward says which
+	x.log, x.split = rt.log, rt.split != nil
 
 	r = r.WithContext(x)
 	r.Header = header

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -116,6 +117,7 @@ type route struct {
 	upstream   *pool        // nil for the other kinds of route
 	split      *split       // likewise
 	handler    http.Handler // Use around what answers
+	log        slog.Handler // of its lines; nil where there is none
 }
 
 // compile checks a Route and returns its faults.
@@ -297,7 +299,9 @@ func (rt *route) forward(w http.ResponseWriter, r *http.Request) {
 	t := begin(w, r, x, rt)
 	defer t.finish()
 	x = t.exchange
-	x.tell(func(s *story) { s.upstream = to.Name })
+	if rt.split != nil {
+		x.tell(func(s *story) { s.upstream = to.Name })
+	}
 	t.upstream, t.at = to, at
 	err := to.proxy.forward(r, t)
 	if err == nil {
