@@ -54,7 +54,8 @@ func (p *partition) work() {
 
 // takeSome is take for as many as may be handed out one after the other, into taken.
 // What waits there is in hand: while deliver blocks, it must hold up neither other
-// partitions, for which the last places of the seat are, nor another seat that drains.
+// partitions, and so takes but a small part of the seat's places, nor another seat that
+// drains.
 func (p *partition) takeSome() (wait time.Duration, drained, ended bool) {
 	p.taken = p.room[:0]
 	p.m.mu.Lock()
@@ -66,7 +67,7 @@ func (p *partition) takeSome() (wait time.Duration, drained, ended bool) {
 			break
 		}
 		p.taken = append(p.taken, h)
-		if h.seat.room() < maxTaken || len(p.m.seats) > 1 {
+		if len(p.taken) >= h.seat.sub.Prefetch/maxTaken || len(p.m.seats) > 1 {
 			break
 		}
 	}
