@@ -20,9 +20,10 @@ const (
 )
 
 // gatewayRows compare what a request costs the process of a proxy between clients
-// and a service. Like stands beside like: who writes a line of log beside who does, and
-// a gateway, which waits for nobody for ever, beside a ReverseProxy whose server and
-// transport do not either; reverseproxy_bare may. nginx and HAProxy write no log.
+// and a service. The bars are those against a ReverseProxy that writes no log and may
+// wait for ever, and against Caddy without its log; and, with the same numbers, those
+// of like beside like: against who writes a line of log too and, as ReverseProxy, has a
+// server and a transport that bound their waits. nginx and HAProxy write no log.
 // handlerRows need no processes.
 func gatewayRows() ([]row, func()) {
 	if !wanted("gateway/") {
@@ -30,6 +31,8 @@ func gatewayRows() ([]row, func()) {
 	}
 	f := newField()
 	rows := []row{
+		{name: "gateway/forward_everything_on", peer: "reverseproxy_bare", most: 1.10},
+		{name: "gateway/forward_everything_on", peer: "caddy", most: .65},
 		{name: "gateway/forward_everything_on", peer: "reverseproxy_log", most: 1.10},
 		{name: "gateway/forward_everything_on", peer: "caddy_log", most: .65},
 		{name: "gateway/forward_everything_on", peer: "nginx"},
