@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,6 +19,7 @@ type decoder struct {
 	// What the last record had: the next has mostly the same, and need not hold it in
 	// memory of its own.
 	source, kind, contentType string
+	second                    second
 
 	// Room for what records have that is small, a few of them to a piece of memory.
 	texts    strings.Builder
@@ -85,7 +87,7 @@ func (d *decoder) decode(r *messaging.Delivery, rec *kgo.Record) (rest time.Dura
 		case headerContentType:
 			m.ContentType = repeated(&d.contentType, h.Value)
 		case "ce_time":
-			if at, err := time.Parse(time.RFC3339Nano, string(h.Value)); err == nil { // as SetAttribute has it
+			if at, ok := d.second.read(h.Value); ok { // as SetAttribute has it
 				m.Time = at
 			}
 		default:
@@ -177,10 +179,8 @@ func number(value []byte) (int64, bool) {
 
 // clean returns s, fit to be published again.
 func clean(s string) string {
-	for i := range len(s) {
-		if c := s[i]; c == 0 || c >= 0x80 {
-			return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-		}
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
 	}
-	return s
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
