@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"time"
-
-	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 // errGoexit is the failure of a handler that ended its goroutine.
@@ -19,12 +17,12 @@ const errGoexit Reason = "the handler called runtime.Goexit"
 // the handler's error, ended the goroutine.
 const errGoexitAfter Reason = "the handler's error or Backoff called runtime.Goexit"
 
-// A span is when a handler ran.
-type span struct{ begin, end time.Time }
+// A span is when a handler ran, from the beginning of its session.
+type span struct{ begin, end time.Duration }
 
 // none is the span of what no handler has begun with, now.
-func none() span {
-	now := time.Now()
+func (v *session) none() span {
+	now := v.now()
 	return span{now, now}
 }
 
@@ -39,12 +37,12 @@ func (v *session) handle(l *lane, j job) {
 	if j.inOrder { // what was delivered stays as it came, for the next attempt
 		d = j.another()
 	}
-	work := &lazyctx.Context{Parent: l.tenures.under(j.lease).work}
+	work := l.context(l.tenures.under(j.lease).work)
 	limit := func() {}
 	if v.cfg.Timeout > 0 {
 		work.Parent, limit = context.WithTimeoutCause(work.Parent, v.cfg.Timeout, ErrTimeout)
 	}
-	began := time.Now()
+	began := v.now()
 	v.tally.inFlight.Add(1)
 	var err error = errGoexit
 	defer func() {
@@ -55,7 +53,7 @@ func (v *session) handle(l *lane, j job) {
 			}
 			v.log.Error("messaging: handler panicked", slog.String("id", j.id), slog.Any("err", err), slog.String("stack", string(debug.Stack())))
 		}
-		ran := span{began, time.Now()}
+		ran := span{began, v.now()}
 		work.End()
 		limit()
 		v.tally.inFlight.Add(-1)
@@ -104,7 +102,7 @@ func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, ran span)
 	} else {
 		now := ran.end
 		if verdict.Kind != Ack { // seldom; and Backoff has taken the time it likes
-			now = time.Now()
+			now = v.now()
 		}
 		err = j.s.Settle(l.tenures.under(j.lease).verdicts(now), verdict)
 	}
@@ -119,7 +117,7 @@ func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, ran sp
 		v.report(j, verdict, err)
 	}
 	if v.cfg.OnSettle != nil {
-		v.cfg.OnSettle(Settled{Delivery: d, Verdict: verdict, Err: err, Took: ran.end.Sub(ran.begin)})
+		v.cfg.OnSettle(Settled{Delivery: d, Verdict: verdict, Err: err, Took: ran.end - ran.begin})
 	}
 }
 

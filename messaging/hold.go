@@ -178,7 +178,7 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 // giveBack releases j, which no handler has begun with, and what is held behind
 // it.
 func (v *session) giveBack(l *lane, j job, why error) {
-	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, none())
+	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, v.none())
 	if j.inOrder {
 		v.releaseKey(l, j.d.Key, why)
 	}
@@ -189,7 +189,7 @@ func (v *session) giveBack(l *lane, j job, why error) {
 func (v *session) releaseKey(l *lane, key string, why error) {
 	for k := l.holds.by[key]; k != nil; k = l.holds.by[key] {
 		j := l.holds.takeOf(k)
-		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, none())
+		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, v.none())
 	}
 }
 

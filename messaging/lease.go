@@ -41,7 +41,7 @@ func newLeases(term time.Duration, log *slog.Logger) *leases {
 
 // add extends the lease of j from now on. A nil leases does nothing, here and in
 // remove.
-func (l *leases) add(j job) {
+func (l *leases) add(j *job) {
 	if l == nil {
 		return
 	}

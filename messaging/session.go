@@ -5,6 +5,8 @@ import (
 	"hash/maphash"
 	"sync"
 	"time"
+
+	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 // maxLane bounds how many deliveries wait in one lane. A lane that is full holds
@@ -18,6 +20,7 @@ const maxLane = 256
 type session struct {
 	*subscriber
 	intake, drain context.Context //nolint:containedctx // of the one call of Subscribe that the session is
+	began         time.Time
 	seed          maphash.Seed
 	lanes         []*lane
 	spare         chan job
@@ -44,10 +47,22 @@ type lane struct {
 	own, spare <-chan job // what it takes from; nil once closed and empty
 	holds      holds
 	tenures    tenures
+	contexts   []lazyctx.Context // for handlers to come
+}
+
+// context returns the context of one handler, which ends with parent or before it.
+func (l *lane) context(parent context.Context) *lazyctx.Context {
+	if len(l.contexts) == 0 {
+		l.contexts = make([]lazyctx.Context, maxTenures) // whose leases are kept anyway
+	}
+	ctx := &l.contexts[0]
+	l.contexts = l.contexts[1:]
+	ctx.Parent = parent
+	return ctx
 }
 
 func newSession(intake, drain context.Context, s *subscriber, term time.Duration) *session {
-	v := &session{subscriber: s, intake: intake, drain: drain, seed: maphash.MakeSeed(), keeping: func() {}}
+	v := &session{subscriber: s, intake: intake, drain: drain, began: time.Now(), seed: maphash.MakeSeed(), keeping: func() {}}
 	if term > 0 {
 		v.leases = newLeases(term, s.log)
 	}
@@ -59,6 +74,10 @@ func newSession(intake, drain context.Context, s *subscriber, term time.Duration
 	}
 	return v
 }
+
+// now returns the time from the beginning of the session, for which only one of the two
+// clocks is read that time.Now reads.
+func (v *session) now() time.Duration { return time.Since(v.began) }
 
 // start begins to handle what deliver will put into the lanes.
 func (v *session) start() {
@@ -106,7 +125,7 @@ func (v *session) deliver(lease context.Context, d *Delivery, s Settler) error {
 		jobs = v.lanes[maphash.String(v.seed, d.Key)%uint64(len(v.lanes))].jobs
 	}
 	j := job{lease, d, s, d.ID, d.Attempt, v.cfg.OrderedRetries && d.Key != ""}
-	v.leases.add(j)
+	v.leases.add(&j)
 	select {
 	case jobs <- j:
 		return nil

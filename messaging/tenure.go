@@ -10,6 +10,8 @@ const (
 	settleTimeout = 30 * time.Second
 	// settlingTime is how long one context serves for verdicts.
 	settlingTime = time.Second
+	// maxTenures is how many leases a lane keeps.
+	maxTenures = 8
 )
 
 // tenures are the contexts of a lane for the leases that it had work of lately: those
@@ -17,7 +19,7 @@ const (
 // of all that is done for a message, see BenchmarkConsumer of package memory.
 type tenures struct {
 	drain context.Context //nolint:containedctx // of the one call of Subscribe that the session is
-	of    [8]tenure
+	of    [maxTenures]tenure
 	last  *tenure // who is asked for first
 	next  int     // whose place the next one gets
 }
@@ -29,7 +31,7 @@ type tenure struct {
 	quit     func()          // ends work
 	settling context.Context //nolint:containedctx // of verdicts
 	settled  func()          // ends settling
-	renewal  time.Time       // of settling
+	renewal  time.Duration   // of settling, from the beginning of the session
 }
 
 // under returns the tenure of lease.
@@ -69,13 +71,13 @@ func during(lease, drain context.Context) (context.Context, func()) {
 }
 
 // verdicts returns a context within the lease that leaves a verdict settleTimeout
-// from now.
-func (t *tenure) verdicts(now time.Time) context.Context {
-	if now.After(t.renewal) { // seldom: see settlingTime
+// from now, which is counted from the beginning of the session.
+func (t *tenure) verdicts(now time.Duration) context.Context {
+	if t.settling == nil || now > t.renewal { // seldom: see settlingTime
 		if t.settled != nil {
 			t.settled()
 		}
-		t.renewal = now.Add(settlingTime)
+		t.renewal = now + settlingTime
 		t.settling, t.settled = context.WithTimeout(t.lease, settleTimeout+settlingTime)
 	}
 	return t.settling

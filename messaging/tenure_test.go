@@ -146,7 +146,7 @@ func TestLeasesThatAreOverAreNotKept(t *testing.T) {
 		b := newScript()
 		r := runOne(t, b, messaging.ConsumerConfig{Concurrency: 1}, func(context.Context, *messaging.Delivery) error { return nil })
 		var lent []weak.Pointer[[1024]byte]
-		for range 40 {
+		for range 47 {
 			what := new([1024]byte)
 			lent = append(lent, weak.Make(what))
 			lease, lose := context.WithCancelCause(context.WithValue(t.Context(), leaseKey{}, what))
@@ -317,6 +317,39 @@ func TestTheHandlersContextEndsWithTheHandler(t *testing.T) {
 				t.Errorf("%s: Err() = %v once the handler has returned, want context.Canceled", name, kept.Err())
 			}
 			_ = r.end()
+		})
+	}
+}
+
+// Several are made at one time.
+func TestEachHandlerHasAContextOfItsOwn(t *testing.T) {
+	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {Concurrency: 1}, "with one": {Concurrency: 1, Timeout: time.Hour}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newScript()
+			seen := map[context.Context]bool{}
+			r := runOne(t, b, cfg, func(ctx context.Context, d *messaging.Delivery) error {
+				if seen[ctx] || ctx.Err() != nil {
+					t.Errorf("%s: the handler of %s has a context that another had, or that ended with %v", name, d.ID, ctx.Err())
+				}
+				for before := range seen {
+					if before.Err() == nil {
+						t.Errorf("%s: the context of a handler that has returned goes on with that of %s", name, d.ID)
+					}
+				}
+				seen[ctx] = true
+				if len(seen)%3 == 0 {
+					_ = ctx.Done() // as those do who wait for it
+				}
+				return nil
+			})
+			for n := range 40 {
+				b.deliver(delivery(strconv.Itoa(n), 1))
+				synctest.Wait()
+			}
+			_ = r.end()
+			if len(seen) != 40 {
+				t.Errorf("%s: 40 handlers had %d contexts", name, len(seen))
+			}
 		})
 	}
 }
