@@ -157,14 +157,23 @@ func (p *partition) give(rec *kgo.Record) *handout {
 		p.m.hungry[p] = struct{}{}
 		return nil
 	}
-	l, ok := p.leases[s]
-	if !ok {
-		l.ctx, l.end = context.WithCancelCause(context.Background())
-		p.leases[s] = l
-	}
 	p.open++
 	s.held++
-	return &handout{p: p, seat: s, rec: rec, lease: l.ctx, Delivery: messaging.Delivery{Topic: p.m.t.topic, Group: p.m.t.group}}
+	return &handout{lease: p.leaseOf(s), rec: rec, Delivery: messaging.Delivery{Topic: p.m.t.topic, Group: p.m.t.group}}
+}
+
+// leaseOf returns the lease of what s gets of p. The caller holds m.mu.
+func (p *partition) leaseOf(s *seat) *lease {
+	if p.last != nil && p.last.seat == s {
+		return p.last
+	}
+	p.last = p.leases[s]
+	if p.last == nil {
+		p.last = &lease{p: p, seat: s}
+		p.last.ctx, p.last.end = context.WithCancelCause(context.Background())
+		p.leases[s] = p.last
+	}
+	return p.last
 }
 
 // choose returns the seat that gets rec. What has a key goes to one seat of the
@@ -177,18 +186,17 @@ func (p *partition) choose(rec *kgo.Record) *seat {
 		}
 		return p.m.freest()
 	}
-	if s := p.seat; s != nil && !s.takes() && p.open > 0 {
+	if s := p.seat; s != nil && s.takes() {
+		if s.room() > 0 {
+			return s
+		}
 		return nil
 	}
-	if p.seat == nil || !p.seat.takes() {
-		if p.seat = p.m.freest(); p.seat == nil {
-			return nil
-		}
+	if p.seat != nil && p.open > 0 {
+		return nil
 	}
-	if p.seat.hasRoom() {
-		return p.seat
-	}
-	return nil
+	p.seat = p.m.freest()
+	return p.seat
 }
 
 // freest returns the seat with the most room, or nil when none has any. The caller
@@ -251,12 +259,12 @@ func (p *partition) hand(h *handout) bool {
 			h.seat.fail(errEnded)
 		}
 	}()
-	err := h.seat.deliver(h.lease, &h.Delivery, h)
+	err := h.seat.deliver(h.ctx, &h.Delivery, h)
 	returned = true
 	if err == nil {
 		return true
 	}
-	_ = h.Settle(h.lease, messaging.Verdict{Kind: messaging.Release})
+	_ = h.Settle(h.ctx, messaging.Verdict{Kind: messaging.Release})
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if h.seat.takes() {

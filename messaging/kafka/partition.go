@@ -44,23 +44,26 @@ type partition struct {
 	open   int      // deliveries in hand
 	rest   time.Time
 	seat   *seat // which gets what has a key
-	leases map[*seat]lease
-	ended  bool // it is not this member's any more
+	leases map[*seat]*lease
+	last   *lease // of the last that was handed out, while it is among leases
+	ended  bool   // it is not this member's any more
 
 	committed string // the last mark and metadata that Kafka has
 	terse     bool   // Kafka takes less metadata than by its default: commit without
 }
 
-// A lease is the context of what a seat gets of a partition.
+// A lease is what all that a seat gets of a partition has in common.
 type lease struct {
-	ctx context.Context //nolint:containedctx // on its way to each call of deliver
-	end context.CancelCauseFunc
+	p    *partition
+	seat *seat
+	ctx  context.Context //nolint:containedctx // what deliver is called with
+	end  context.CancelCauseFunc
 }
 
 func newPartition(m *member, topic string, num int32) *partition {
 	return &partition{
 		partOf: partOf{topic, num}, m: m, decoder: decoder{own: topic != m.n.topic}, hold: m.n.delay(topic), wake: make(chan struct{}, 1),
-		window: window{next: -1}, leases: map[*seat]lease{},
+		window: window{next: -1}, leases: map[*seat]*lease{},
 	}
 }
 
@@ -145,6 +148,7 @@ func (p *partition) desert(s *seat) context.CancelCauseFunc {
 		return func(error) {}
 	}
 	delete(p.leases, s)
+	p.last = nil
 	return l.end
 }
 
@@ -172,7 +176,7 @@ func (p *partition) lose() []context.CancelCauseFunc {
 	for _, l := range p.leases {
 		ends = append(ends, l.end)
 	}
-	p.leases, p.queue, p.again = nil, nil, nil
+	p.leases, p.last, p.queue, p.again = nil, nil, nil, nil
 	delete(p.m.hungry, p)
 	return ends
 }

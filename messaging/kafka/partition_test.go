@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 	"weak"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -389,6 +390,53 @@ func TestWhatWasTakenInVainIsNotKept(t *testing.T) {
 			if rec.Value() != nil {
 				t.Errorf("record %d is still there, want it gone once its delivery is settled", n)
 			}
+		}
+		d.end()
+	})
+}
+
+// All that is in hand is in memory, and the next larger piece that the runtime has is of
+// 256 bytes.
+func TestADeliveryTakesNoMoreThanOnePieceOf240Bytes(t *testing.T) {
+	if got := unsafe.Sizeof(handout{}); got > 240 {
+		t.Errorf("a delivery takes %d bytes, want 240 at most", got)
+	}
+}
+
+// A partition may stay for as long as the process.
+func TestAReceiverThatHasGoneIsNotKeptAndTheNextHasALeaseOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, 3)
+		gone := func() weak.Pointer[seat] {
+			s := d.seat(1, func(m *messaging.Delivery, h messaging.Settler) error {
+				if m.ID == "1" {
+					runtime.Goexit()
+				}
+				return ack(m, h)
+			})
+			d.begin()
+			<-s.failed
+			d.m.mu.Lock()
+			defer d.m.mu.Unlock()
+			d.m.seats = nil // as stand does
+			return weak.Make(s)
+		}()
+		synctest.Wait()
+		for range 10 {
+			runtime.GC()
+		}
+		if gone.Value() != nil {
+			t.Error("the receiver is still there, want it gone once it has given up its seat")
+		}
+		next := d.seat(1, ack)
+		tell(d.p.wake)
+		synctest.Wait()
+		d.want("to both", "0", "1", "1", "2")
+		d.m.mu.Lock()
+		l := d.p.leaseOf(next)
+		d.m.mu.Unlock()
+		if l.seat != next || l.ctx.Err() != nil || len(d.p.leases) != 1 {
+			t.Errorf("the next receiver has the lease of %p, which ended with %v, among %d; want its own alone", l.seat, l.ctx.Err(), len(d.p.leases))
 		}
 		d.end()
 	})

@@ -17,13 +17,11 @@ const refusedPause = time.Second
 // A handout is one delivery, and its [messaging.Settler].
 type handout struct {
 	messaging.Delivery // the receiver's; nothing here reads it again
-	p                  *partition
-	seat               *seat
-	rec                *kgo.Record
-	lease              context.Context //nolint:containedctx // what deliver is called with
-	slot               uint64
-	attempt            int
-	state              state // guarded by p.m.mu
+	*lease
+	rec     *kgo.Record
+	slot    uint64
+	attempt int
+	state   state // guarded by p.m.mu
 }
 
 type state int8
@@ -85,7 +83,7 @@ func (h *handout) Settle(ctx context.Context, v messaging.Verdict) error {
 }
 
 // wanted reports whether whoever is to have the delivery still takes any.
-func (h *handout) wanted() bool { return h.lease.Err() == nil && h.seat.ctx.Err() == nil }
+func (h *handout) wanted() bool { return h.ctx.Err() == nil && h.seat.ctx.Err() == nil }
 
 // Extend implements [messaging.Settler]. Kafka takes a message back only with its
 // partition, which no handler can hold on to.
@@ -120,7 +118,7 @@ func (h *handout) forward(d time.Duration) {
 	m.mu.Unlock()
 	if was == held {
 		delay, rest := m.b.cfg.rung(d)
-		_ = h.replace(h.lease, h.again(h.attempt, delay, rest))
+		_ = h.replace(h.ctx, h.again(h.attempt, delay, rest))
 	}
 }
 
@@ -133,7 +131,7 @@ func (h *handout) replace(ctx context.Context, next *kgo.Record) error {
 	if o.err != nil {
 		// The pause belongs to this message alone; others of the partition pass it.
 		select {
-		case <-h.lease.Done():
+		case <-h.ctx.Done():
 		default:
 			_ = pause(ctx, m.b.closing, refusedPause)
 		}
