@@ -66,6 +66,10 @@ func (v *session) handle(l *lane, j job) {
 // err and Backoff are other people's code: when they panic or call
 // runtime.Goexit, that is the failure, after which the default Backoff counts.
 func (v *session) conclude(l *lane, j job, d *Delivery, err error, ran span) {
+	if err == nil { // and nothing of other people's to be called
+		v.carryOut(l, j, d, Verdict{Kind: Ack}, ran)
+		return
+	}
 	drained := v.drain.Err() != nil
 	var verdict Verdict
 	judged := false
@@ -80,15 +84,21 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, ran span) {
 			own.Backoff = backoff
 			verdict = own.verdict(failure, j.attempt, drained)
 		}
-		if j.inOrder {
-			v.concludeInOrder(l, j, d, verdict, ran)
-			return
-		}
-		_ = v.settle(l, j, d, verdict, ran) // which it has reported
+		v.carryOut(l, j, d, verdict, ran)
 	}()
 	verdict = v.cfg.verdict(err, j.attempt, drained)
 	verdict.Err = readable(verdict.Err)
 	judged = true
+}
+
+// carryOut settles j with verdict, unless its order is kept and the verdict is to try
+// again.
+func (v *session) carryOut(l *lane, j job, d *Delivery, verdict Verdict, ran span) {
+	if j.inOrder {
+		v.concludeInOrder(l, j, d, verdict, ran)
+		return
+	}
+	_ = v.settle(l, j, d, verdict, ran) // which it has reported
 }
 
 // settle carries verdict out, unless the broker has taken the message back, and
