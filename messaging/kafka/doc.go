@@ -149,7 +149,7 @@
 // subscriber, beside what one fetch from each broker of the cluster has brought: 16 MiB,
 // 4 MiB of a partition, as they are stored, and more only for one batch that is larger by
 // itself. Texts and payloads of up to 1 KiB of records that follow each other lie in
-// pieces of 4 KiB, which who keeps a part of one keeps whole: clone what is to stay. A
+// pieces of 3 KiB, which who keeps a part of one keeps whole: clone what is to stay. A
 // partition stops 10,000 records past one that is not settled.
 // What is settled is committed after 100ms.
 //
