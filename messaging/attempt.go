@@ -28,7 +28,7 @@ func (v *session) none() span {
 
 // handle runs the handler for j and settles it, also when the handler panics or
 // calls runtime.Goexit. It does not begin with what would come to nothing.
-func (v *session) handle(l *lane, j job) {
+func (v *session) handle(l *lane, j *job) {
 	if v.intake.Err() != nil || j.lease.Err() != nil {
 		v.giveBack(l, j, cmp.Or(context.Cause(v.intake), context.Cause(j.lease)))
 		return
@@ -65,7 +65,7 @@ func (v *session) handle(l *lane, j job) {
 // conclude does what is to follow from what the handler of j did. The methods of
 // err and Backoff are other people's code: when they panic or call
 // runtime.Goexit, that is the failure, after which the default Backoff counts.
-func (v *session) conclude(l *lane, j job, d *Delivery, err error, ran span) {
+func (v *session) conclude(l *lane, j *job, d *Delivery, err error, ran span) {
 	if err == nil { // and nothing of other people's to be called
 		v.carryOut(l, j, d, Verdict{Kind: Ack}, ran)
 		return
@@ -93,7 +93,7 @@ func (v *session) conclude(l *lane, j job, d *Delivery, err error, ran span) {
 
 // carryOut settles j with verdict, unless its order is kept and the verdict is to try
 // again.
-func (v *session) carryOut(l *lane, j job, d *Delivery, verdict Verdict, ran span) {
+func (v *session) carryOut(l *lane, j *job, d *Delivery, verdict Verdict, ran span) {
 	if j.inOrder {
 		v.concludeInOrder(l, j, d, verdict, ran)
 		return
@@ -104,7 +104,7 @@ func (v *session) carryOut(l *lane, j job, d *Delivery, verdict Verdict, ran spa
 // settle carries verdict out, unless the broker has taken the message back, and
 // reports and returns what kept it from that. The handler has had d, if there was
 // one.
-func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, ran span) error {
+func (v *session) settle(l *lane, j *job, d *Delivery, verdict Verdict, ran span) error {
 	v.leases.remove(j.d)
 	var err error
 	if j.lease.Err() != nil {
@@ -121,7 +121,7 @@ func (v *session) settle(l *lane, j job, d *Delivery, verdict Verdict, ran span)
 }
 
 // settled tells everybody what became of j.
-func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, ran span) {
+func (v *session) settled(j *job, d *Delivery, verdict Verdict, err error, ran span) {
 	v.tally.count(verdict.Kind, err)
 	if err != nil || verdict.Kind != Ack {
 		v.report(j, verdict, err)
@@ -132,7 +132,7 @@ func (v *session) settled(j job, d *Delivery, verdict Verdict, err error, ran sp
 }
 
 // report logs what did not go as the publisher would wish.
-func (v *session) report(j job, verdict Verdict, err error) {
+func (v *session) report(j *job, verdict Verdict, err error) {
 	log := v.log.With(slog.String("id", j.id), slog.Int("attempt", j.attempt))
 	switch {
 	case errors.Is(err, ErrLost):

@@ -115,7 +115,7 @@ func (h *holds) hasLost(key string) bool {
 }
 
 // another returns a copy of what was delivered, for one attempt.
-func (j job) another() *Delivery {
+func (j *job) another() *Delivery {
 	d := *j.d
 	d.Message = j.d.Clone()
 	d.Attempt = j.attempt
@@ -146,16 +146,17 @@ func (v *session) nextBesideHolds(l *lane) (j job, ok bool) {
 		}
 	case <-v.intake.Done():
 		for !l.holds.empty() {
-			v.giveBack(l, l.holds.take(), context.Cause(v.intake))
+			j = l.holds.take()
+			v.giveBack(l, &j, context.Cause(v.intake))
 		}
 	}
 	return job{}, false
 }
 
 // concludeInOrder is what follows from verdict for a j that is inOrder.
-func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, ran span) {
+func (v *session) concludeInOrder(l *lane, j *job, d *Delivery, verdict Verdict, ran span) {
 	if verdict.Kind == Retry && v.intake.Err() == nil && j.lease.Err() == nil {
-		next := j
+		next := *j
 		if !verdict.KeepAttempt {
 			next.attempt++
 		}
@@ -177,7 +178,7 @@ func (v *session) concludeInOrder(l *lane, j job, d *Delivery, verdict Verdict, 
 
 // giveBack releases j, which no handler has begun with, and what is held behind
 // it.
-func (v *session) giveBack(l *lane, j job, why error) {
+func (v *session) giveBack(l *lane, j *job, why error) {
 	_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, v.none())
 	if j.inOrder {
 		v.releaseKey(l, j.d.Key, why)
@@ -189,7 +190,7 @@ func (v *session) giveBack(l *lane, j job, why error) {
 func (v *session) releaseKey(l *lane, key string, why error) {
 	for k := l.holds.by[key]; k != nil; k = l.holds.by[key] {
 		j := l.holds.takeOf(k)
-		_ = v.settle(l, j, j.d, Verdict{Kind: Release, Err: readable(why)}, v.none())
+		_ = v.settle(l, &j, j.d, Verdict{Kind: Release, Err: readable(why)}, v.none())
 	}
 }
 

@@ -160,7 +160,7 @@ func (v *session) work(l *lane) {
 		if !ok {
 			break
 		}
-		v.handle(l, j)
+		v.handle(l, &j)
 	}
 	complete = true
 }
