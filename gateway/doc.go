@@ -71,6 +71,10 @@
 //     Content-Type stays without.
 //   - A request body is sent again byte for byte or not at all, and a request that
 //     is not idempotent only if nothing of it was sent.
+//   - What a target says without being asked reaches nobody: its connection is closed,
+//     and so is one whose answer was not read to its end. A GET, HEAD or OPTIONS whose
+//     connection ends under it before a byte of the answer is sent once more, on a
+//     new one.
 //   - A retry goes to a target that the request has not been to, while there is
 //     one. A target whose breaker is open is passed over.
 //   - A target that fails its checks gets no requests until it passes them again,

@@ -21,7 +21,7 @@ type pool struct {
 	base      time.Time // of the clock by which everything here is timed
 	logger    *slog.Logger
 	proxy     *proxy
-	transport *http.Transport
+	transport *plain
 	wrapped   http.RoundTripper // Wrap → transport
 
 	inFlight atomic.Int64 // requests
@@ -40,7 +40,7 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 	u := config.withDefaults()
 	p := &pool{
 		config: config, Upstream: u, base: time.Now(), logger: logger,
-		transport: u.transport(), regroup: make(chan struct{}, 1),
+		transport: newPlain(u.transport()), regroup: make(chan struct{}, 1),
 	}
 	p.wrapped = p.transport
 	if u.Wrap != nil {

@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync"
+)
+
+// plain is the transport of an upstream. What most requests are it carries by itself,
+// on the goroutine that asks: safe ones without a body, to targets that speak HTTP/1.1
+// without TLS. [http.Transport] has two goroutines for each connection, and to hand a
+// request to them and its answer back is a fifth of what forwarding costs
+// (docs/design/0003). It is [http.ReadResponse] that reads the answers, for both.
+//
+// All else goes to the Transport, which knows what a body brings with it: targets that
+// answer before its end, 100 Continue, and what may be sent a second time.
+type plain struct {
+	*http.Transport
+	kept  kept
+	heads sync.Pool // of *[]byte
+}
+
+func newPlain(t *http.Transport) *plain {
+	return &plain{
+		Transport: t,
+		kept:      kept{most: t.MaxIdleConnsPerHost, timeout: t.IdleConnTimeout},
+		heads:     sync.Pool{New: func() any { return new([]byte) }},
+	}
+}
+
+// CloseIdleConnections closes what no request uses.
+func (p *plain) CloseIdleConnections() {
+	p.kept.end()
+	p.Transport.CloseIdleConnections()
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (p *plain) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !canProbe || p.Protocols != nil || // it is one that speaks HTTP/2
+		p.MaxConnsPerHost > 0 { // it counts its own alone
+		return p.Transport.RoundTrip(req)
+	}
+	buf := p.heads.Get().(*[]byte)
+	head, ok := appendHead((*buf)[:0], req)
+	defer func() {
+		if *buf = head; cap(head) <= maxKeptHead {
+			p.heads.Put(buf)
+		}
+	}()
+	if !ok {
+		return p.Transport.RoundTrip(req)
+	}
+	resp, stale, err := p.attempt(req, head, p.kept.take)
+	if stale {
+		// A target may close a connection in the very moment in which it is used
+		// again. That cannot befall a new one: what fails there has failed.
+		resp, _, err = p.attempt(req, head, func(string) *wire { return nil })
+	}
+	return resp, err
+}
+
+// maxKeptHead bounds the memory that waits for the heads of requests to come.
+const maxKeptHead = 16 << 10
+
+// attempt sends req, with its head, on the connection to its host that take has, or on a new one. It
+// reports whether it failed because a connection had been kept for too long.
+func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *wire) (resp *http.Response, stale bool, err error) {
+	ctx := req.Context()
+	if ctx.Err() != nil {
+		return nil, false, context.Cause(ctx)
+	}
+	trace := httptrace.ContextClientTrace(ctx)
+	if trace == nil {
+		trace = new(httptrace.ClientTrace)
+	}
+	if trace.GetConn != nil {
+		trace.GetConn(hostPort(req.URL))
+	}
+	c := take(req.URL.Host)
+	if c == nil {
+		conn, err := p.DialContext(ctx, "tcp", hostPort(req.URL))
+		if err != nil {
+			return nil, false, because(ctx, err)
+		}
+		c = newWire(conn)
+	}
+	if trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Conn: c.Conn, Reused: c.kept, WasIdle: c.kept, IdleTime: c.waited()})
+	}
+	// A wire that was interrupted is not used again, so that this cannot reach the
+	// request after the next.
+	stop := context.AfterFunc(ctx, c.interrupt)
+	resp, err = c.ask(req, head, trace, p.ResponseHeaderTimeout)
+	if err != nil {
+		stop()
+		_ = c.Close()
+		return nil, c.kept && !c.heard && ctx.Err() == nil && !c.late.Load(), because(ctx, err)
+	}
+	a := &answer{
+		ReadCloser: resp.Body, ctx: ctx, trace: trace, wire: c, stop: stop,
+		kept: &p.kept, host: req.URL.Host, last: resp.Close || resp.StatusCode < 200,
+	}
+	if resp.Body == http.NoBody {
+		a.end(true)
+	} else {
+		resp.Body = a
+	}
+	return resp, false, nil
+}
+
+// because returns why ctx has ended, where it has: err is no more than its consequence
+// then.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// hostPort is what to dial for a URL.
+func hostPort(u *url.URL) string {
+	if u.Port() != "" {
+		return u.Host
+	}
+	return net.JoinHostPort(u.Hostname(), "80")
+}
