@@ -7,7 +7,9 @@ import (
 	"time"
 )
 
-// kept is the connections of an upstream that wait for their next request.
+// kept is the connections of an upstream that wait for their next request. Nobody reads
+// from them meanwhile: that a target has closed one is found when it is taken, or when
+// it has waited for too long.
 type kept struct {
 	most    int           // for each host
 	timeout time.Duration // that a connection waits
@@ -15,25 +17,34 @@ type kept struct {
 	mu    sync.Mutex
 	wires map[string][]*wire // guarded by mu: the latest last, so that those above the need grow old
 	timer *time.Timer        // guarded by mu: calls sweep; nil where none waits
+	over  bool               // guarded by mu: end has been called, and none was wanted since
 }
 
-var errEnough = errors.New("gateway: as many idle connections as MaxIdle allows")
+var (
+	errEnough = errors.New("gateway: as many idle connections as MaxIdle allows")
+	errOver   = errors.New("gateway: idle connections have been closed since the request began")
+)
 
 // take returns the connection to host that was used last, of those that are good
 // still; nil where there is none.
 func (k *kept) take(host string) *wire {
 	for {
 		c := k.pop(host)
-		if c == nil || c.silent() {
+		if c == nil || !k.old(c) && c.silent() {
 			return c
 		}
 		_ = c.Close()
 	}
 }
 
+// old reports whether c has waited for too long by the clock on the wall, which goes on
+// while the machine sleeps. No timer does.
+func (k *kept) old(c *wire) bool { return time.Since(c.idle.Round(0)) >= k.timeout }
+
 func (k *kept) pop(host string) *wire {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.over = false
 	wires := k.wires[host]
 	last := len(wires) - 1
 	if last < 0 {
@@ -49,6 +60,9 @@ func (k *kept) pop(host string) *wire {
 func (k *kept) put(host string, c *wire) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.over {
+		return errOver
+	}
 	if k.wires == nil {
 		k.wires = map[string][]*wire{}
 	}
@@ -94,11 +108,12 @@ func (k *kept) sweep() {
 	k.timer.Reset(next)
 }
 
-// end closes all that wait.
+// end closes all that wait, and has those closed that come before another one is wanted:
+// a pool that has served its last request has nobody who would call end again.
 func (k *kept) end() {
 	k.mu.Lock()
 	wires := k.wires
-	k.wires = nil
+	k.wires, k.over = nil, true
 	if k.timer != nil {
 		k.timer.Stop()
 		k.timer = nil

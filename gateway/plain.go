@@ -7,6 +7,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"sync"
+	"time"
 )
 
 // plain is the transport of an upstream. What most requests are it carries by itself,
@@ -46,11 +47,11 @@ func (p *plain) RoundTrip(req *http.Request) (*http.Response, error) {
 	buf := p.heads.Get().(*[]byte)
 	head, ok := appendHead((*buf)[:0], req)
 	defer func() {
-		if *buf = head; cap(head) <= maxKeptHead {
+		if *buf = head; cap(head) <= maxHead {
 			p.heads.Put(buf)
 		}
 	}()
-	if !ok {
+	if !ok || len(head) > maxHead {
 		return p.Transport.RoundTrip(req)
 	}
 	resp, stale, err := p.attempt(req, head, p.kept.take)
@@ -62,8 +63,10 @@ func (p *plain) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// maxKeptHead bounds the memory that waits for the heads of requests to come.
-const maxKeptHead = 16 << 10
+// maxHead bounds the heads that are written at once, which the buffers of a connection
+// have room for: a target may answer before it has read all of a larger one, and must
+// be listened to meanwhile. It bounds the memory that waits for heads to come, too.
+const maxHead = 16 << 10
 
 // attempt sends req, with its head, on the connection to its host that take has, or on a new one. It
 // reports whether it failed because a connection had been kept for too long.
@@ -81,28 +84,28 @@ func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *
 	}
 	c := take(req.URL.Host)
 	if c == nil {
-		conn, err := p.DialContext(ctx, "tcp", hostPort(req.URL))
+		conn, err := p.DialContext(undated{ctx}, "tcp", hostPort(req.URL))
 		if err != nil {
 			return nil, false, because(ctx, err)
 		}
 		c = newWire(conn)
 	}
+	// A wire that was interrupted is not used again, so that this cannot reach the
+	// request after the next.
+	a := &answer{ctx: ctx, trace: trace, wire: c, stop: context.AfterFunc(ctx, c.interrupt), kept: &p.kept, host: req.URL.Host}
+	defer func() {
+		if resp == nil { // also where a hook panics
+			a.end(false)
+		}
+	}()
 	if trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: c.Conn, Reused: c.kept, WasIdle: c.kept, IdleTime: c.waited()})
 	}
-	// A wire that was interrupted is not used again, so that this cannot reach the
-	// request after the next.
-	stop := context.AfterFunc(ctx, c.interrupt)
 	resp, err = c.ask(req, head, trace, p.ResponseHeaderTimeout)
 	if err != nil {
-		stop()
-		_ = c.Close()
-		return nil, c.kept && !c.heard && ctx.Err() == nil && !c.late.Load(), because(ctx, err)
+		return nil, c.kept && !c.heard && !c.late && ctx.Err() == nil, because(ctx, err)
 	}
-	a := &answer{
-		ReadCloser: resp.Body, ctx: ctx, trace: trace, wire: c, stop: stop,
-		kept: &p.kept, host: req.URL.Host, last: resp.Close || resp.StatusCode < 200,
-	}
+	a.ReadCloser, a.last = resp.Body, resp.Close || resp.StatusCode < 200
 	if resp.Body == http.NoBody {
 		a.end(true)
 	} else {
@@ -110,6 +113,14 @@ func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *
 	}
 	return resp, false, nil
 }
+
+// undated is a context that does not say when it will end. A dialler that knows fails
+// by itself at that time, perhaps before the context has ended, and then it seems that
+// the target is to blame.
+type undated struct{ context.Context }
+
+// Deadline implements [context.Context].
+func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // because returns why ctx has ended, where it has: err is no more than its consequence
 // then.

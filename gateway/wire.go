@@ -25,11 +25,11 @@ type wire struct {
 	probe func(fd uintptr) bool
 	quiet bool // what probe saw
 
-	left  int64       // that a header may still bring
-	heard bool        // something has come since the request
-	kept  bool        // it has waited for a request before
-	idle  time.Time   // since when it waits, or did last
-	late  atomic.Bool // the header of the answer did not come in time
+	left  int64     // that a header may still bring
+	heard bool      // something has come since the request
+	late  bool      // the header of the answer did not come in time
+	kept  bool      // it has waited for a request before
+	idle  time.Time // since when it waits, or did last
 }
 
 func newWire(conn net.Conn) *wire {
@@ -71,6 +71,9 @@ func (slowHeaderError) Error() string {
 func (slowHeaderError) Timeout() bool   { return true }
 func (slowHeaderError) Temporary() bool { return true } // for those who look for a [net.Error]
 
+// Is makes it what the error of [http.Transport] is to those who ask for it.
+func (slowHeaderError) Is(target error) bool { return target == context.DeadlineExceeded }
+
 // silent reports whether the target has said nothing since its last answer. It may
 // have closed the connection; and what it says unasked must not be taken for the
 // answer to somebody's request.
@@ -90,30 +93,28 @@ func (c *wire) waited() time.Duration {
 	return time.Since(c.idle)
 }
 
-// interrupt ends a Read or Write that waits, and lets all others fail.
-func (c *wire) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
+// interrupt ends a Read or Write that waits, and lets all others fail. It closes, since
+// nobody else may: an answer need not be read to its end, nor closed.
+func (c *wire) interrupt() { _ = c.Close() }
 
 // ask sends the head of a request and returns its answer, whose header has to come
 // within patience unless that is 0.
-func (c *wire) ask(req *http.Request, head []byte, trace *httptrace.ClientTrace, patience time.Duration) (*http.Response, error) {
+func (c *wire) ask(req *http.Request, head []byte, trace *httptrace.ClientTrace, patience time.Duration) (resp *http.Response, err error) {
 	c.left, c.heard = maxAnswerHeader, false
-	_, err := c.Write(head)
+	_, err = c.Write(head)
 	wrote(req, trace, err)
 	if err != nil {
 		return nil, err
 	}
 	if patience > 0 {
-		timer := time.AfterFunc(patience, func() {
-			c.late.Store(true)
-			c.interrupt()
-		})
-		defer timer.Stop()
+		timer := time.AfterFunc(patience, c.interrupt)
+		defer func() {
+			if c.late = !timer.Stop(); c.late { // the interruption comes, if it has not come yet
+				resp, err = nil, slowHeaderError{}
+			}
+		}()
 	}
-	resp, err := c.answer(req, trace)
-	if c.late.Load() {
-		return nil, slowHeaderError{}
-	}
-	return resp, err
+	return c.answer(req, trace)
 }
 
 // answer reads up to the final answer's body.
