@@ -47,35 +47,40 @@ const defaultUserAgent = "Go-http-client/1.1"
 
 // appendFields appends a header, or reports that it is not plain.
 func appendFields(b []byte, h http.Header) ([]byte, bool) {
-	agent := h["User-Agent"]
-	if agent == nil {
+	if _, ok := h["User-Agent"]; !ok {
 		b = append(b, "User-Agent: "+defaultUserAgent+"\r\n"...)
 	}
 	for name, values := range h {
 		switch name {
 		case "Connection", "Upgrade", "Expect": // they ask something of the connection
 			return b, false
-		case "Host", "Content-Length", "Transfer-Encoding", "Trailer": // the request says these itself
-			continue
-		case "User-Agent": // the first counts, and an empty one forbids the default
-			values = values[:min(1, len(values))]
-			if len(values) > 0 && values[0] == "" {
-				continue
-			}
 		}
-		if !plainName(name) || name[0] >= 'a' { // not in the form by which the names above are found
+		if !plainName(name) || name[0] >= 'a' { // not in the form by which the names are found
 			return b, false
 		}
-		for _, v := range values {
-			v = textproto.TrimString(v)
+		for _, v := range said(name, values) {
 			if !validValue(v) {
 				return b, false
 			}
 			b = append(append(b, name...), ':', ' ')
-			b = append(append(b, v...), '\r', '\n')
+			b = append(append(b, textproto.TrimString(v)...), '\r', '\n')
 		}
 	}
 	return b, true
+}
+
+// said returns those values of a field that are written.
+func said(name string, values []string) []string {
+	switch name {
+	case "Host", "Content-Length", "Transfer-Encoding", "Trailer": // the request says these itself
+		return nil
+	case "User-Agent": // the first counts, and none or an empty one forbids the default
+		if len(values) == 0 || values[0] == "" {
+			return nil
+		}
+		return values[:1]
+	}
+	return values
 }
 
 // plainHost reports whether a host, with its port, can be dialled and named as it is:
@@ -115,8 +120,13 @@ func validValue(v string) bool {
 func wrote(req *http.Request, trace *httptrace.ClientTrace, err error) {
 	if err == nil && trace.WroteHeaderField != nil {
 		trace.WroteHeaderField("Host", []string{cmp.Or(req.Host, req.URL.Host)})
+		if _, ok := req.Header["User-Agent"]; !ok {
+			trace.WroteHeaderField("User-Agent", []string{defaultUserAgent})
+		}
 		for name, values := range req.Header {
-			trace.WroteHeaderField(name, values)
+			if values = said(name, values); len(values) > 0 {
+				trace.WroteHeaderField(name, values)
+			}
 		}
 	}
 	if err == nil && trace.WroteHeaders != nil {

@@ -23,6 +23,7 @@ import (
 // net/http writes.
 func FuzzTheHeadOfAPlainRequestIsThatOfNetHTTP(f *testing.F) {
 	f.Add(0, "/v1/orders/7", "", "a=1", "shop.example", "shop.example:8080", "Accept", "*/*", "curl")
+	f.Add(0, "/v1/orders/7", "", "a=1", "shop.example", "shop.example:8080", "Accept", "*/*", "nil")
 	f.Add(1, "/a b/é", "/a%20b/%c3%a9", "", "", "[::1]:80", "X-A", "\t v ", "")
 	f.Add(2, "", "", "q=a b", "é.example", "10.0.0.1", "x-a", "a\r\nB: c", "-")
 	f.Add(0, "/x\r\nHost: b", "", "\r\n", "a b", "a/b", "A B", "\x00", "a\nb")
@@ -35,7 +36,11 @@ func FuzzTheHeadOfAPlainRequestIsThatOfNetHTTP(f *testing.F) {
 			Host:   host,
 			Header: http.Header{name: {value, value}, "X-Other": {"o"}},
 		}
-		if agent != "-" { // else none
+		switch agent {
+		case "-": // none
+		case "nil":
+			req.Header["User-Agent"] = nil
+		default:
 			req.Header["User-Agent"] = []string{agent}
 		}
 		ours, plain := appendHead(nil, req)

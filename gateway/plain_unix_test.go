@@ -508,7 +508,7 @@ func TestHeaderTimeoutEndsAPlainRequest(t *testing.T) {
 	text(t, p, s.url)
 	_, err := roundTrip(t.Context(), t, p, "GET", s.url+"/slow") // on a kept connection, yet not a second time
 	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() || s.connections.Load() != 1 {
+	if !errors.As(err, &timeout) || !timeout.Timeout() || !errors.Is(err, context.DeadlineExceeded) || s.connections.Load() != 1 {
 		t.Errorf("error = %v after %d connections, want a timeout after 1", err, s.connections.Load())
 	}
 	if got := text(t, p, s.url); got != "ok" {
@@ -590,7 +590,7 @@ func TestThoseWhoTraceHearOfPlainRequestsWhatTheyHearOfOthers(t *testing.T) {
 		say(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
 		sayOK(c, "ok")
 	}))
-	told := func(by http.RoundTripper) (events []string) {
+	heard := func(by http.RoundTripper, agent string) (events []string) {
 		var mu sync.Mutex
 		tell := func(format string, args ...any) {
 			mu.Lock()
@@ -620,7 +620,10 @@ func TestThoseWhoTraceHearOfPlainRequestsWhatTheyHearOfOthers(t *testing.T) {
 		})
 		for range 2 {
 			req, _ := http.NewRequestWithContext(ctx, "GET", s.url, nil)
-			req.Header = http.Header{"X-A": {"1", "2"}, "User-Agent": {"test"}}
+			req.Header = http.Header{"X-A": {"1", "2"}, "Content-Length": {"9"}}
+			if agent != "" {
+				req.Header["User-Agent"] = []string{agent, "other"}
+			}
 			resp, err := by.RoundTrip(req)
 			if err != nil {
 				t.Fatal(err)
@@ -631,17 +634,19 @@ func TestThoseWhoTraceHearOfPlainRequestsWhatTheyHearOfOthers(t *testing.T) {
 		defer mu.Unlock()
 		return events
 	}
-	p := carrier(t, Upstream{})
-	ours, theirs := told(p), told(p.Transport)
-	// Goroutines of the Transport may tell of two things in either order.
-	slices.Sort(ours)
-	slices.Sort(theirs)
-	if !slices.Equal(ours, theirs) {
-		t.Errorf("told %q\nthe Transport %q", ours, theirs)
+	for _, agent := range []string{"", "test"} {
+		p := carrier(t, Upstream{})
+		ours, theirs := heard(p, agent), heard(p.Transport, agent)
+		// Goroutines of the Transport may tell of two things in either order.
+		slices.Sort(ours)
+		slices.Sort(theirs)
+		if !slices.Equal(ours, theirs) {
+			t.Errorf("told %q\nthe Transport %q", ours, theirs)
+		}
 	}
 	failed := errors.New("enough")
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { return failed }})
-	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, failed) {
+	if _, err := roundTrip(ctx, t, carrier(t, Upstream{}), "GET", s.url); !errors.Is(err, failed) {
 		t.Errorf("error = %v, want that of the hook", err)
 	}
 }
