@@ -6,12 +6,16 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,18 +32,42 @@ func (t told) Deadline() (time.Time, bool) { return t.deadline, true }
 // By its cause it is known that a client left too little time. A dialler that knew the
 // deadline would say "i/o timeout" first, and the target would be blamed for the client.
 func TestADialEndsWithItsRequestAndNotByTheDeadline(t *testing.T) {
-	p := carrier(t, Upstream{})
-	dialer := net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}}}
-	p.DialContext = dialer.DialContext
 	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(50*time.Millisecond, func() { cancel(timeoutError{}) })
-	_, err := roundTrip(told{ctx, time.Now().Add(time.Millisecond)}, t, p, "GET", "http://slow.example")
+	at := crowded(t)
+	time.AfterFunc(100*time.Millisecond, func() { cancel(timeoutError{}) })
+	_, err := roundTrip(told{ctx, time.Now().Add(10 * time.Millisecond)}, t, carrier(t, Upstream{}), "GET", "http://"+at)
 	if !errors.Is(err, timeoutError{}) {
 		t.Errorf("error = %v, want the cause of the context", err)
 	}
+}
+
+// crowded returns an address at which so many wait to be accepted that no connection
+// is made any more, and none refused.
+func crowded(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	err = errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprint("127.0.0.1:", name.(*syscall.SockaddrInet4).Port)
+	for range 1000 {
+		c, err := net.DialTimeout("tcp", at, 50*time.Millisecond)
+		if err != nil {
+			return at
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	t.Fatal("the target takes all connections")
+	return ""
 }
 
 func TestAConnectionThatIsInUseWhenTheIdleOnesAreClosedIsNotKept(t *testing.T) {
@@ -181,5 +209,128 @@ func TestAConnectionThatWaitsForTooLongIsNotUsedThoughNoTimerCame(t *testing.T) 
 	text(t, p, s.url)
 	if n := s.connections.Load(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
+	}
+}
+
+func TestAConnectionThatCannotBeLookedAtIsNotUsedAgain(t *testing.T) {
+	p := carrier(t, Upstream{})
+	dials := 0
+	p.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		dials++
+		here, there := net.Pipe()
+		go requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, "ok") })(0, there, bufio.NewReader(there))
+		return here, nil
+	}
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(at string) {
+		if at != "a:80" {
+			t.Errorf("GetConn(%q), want a:80", at)
+		}
+	}})
+	for range 2 {
+		resp, err := roundTrip(ctx, t, p, "GET", "http://a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.ReadAll(resp.Body)
+	}
+	if dials != 2 {
+		t.Errorf("%d connections, want 2", dials)
+	}
+}
+
+// fragile is a connection that takes so many requests.
+type fragile struct {
+	*net.TCPConn
+	takes int
+}
+
+var errFragile = errors.New("it takes no more")
+
+func (f *fragile) Write(p []byte) (int, error) {
+	if f.takes--; f.takes < 0 {
+		return 0, errFragile
+	}
+	return f.TCPConn.Write(p)
+}
+
+func TestARequestThatCannotBeWrittenIsSentOnANewConnectionAtMostOnce(t *testing.T) {
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, "ok") }))
+	p := carrier(t, Upstream{})
+	dial, takes := p.DialContext, 1
+	p.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &fragile{c.(*net.TCPConn), takes}, nil
+	}
+	for range 2 { // the second time, the connection that was kept fails
+		text(t, p, s.url)
+	}
+	if n := s.connections.Load(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+	takes = 0
+	var wrote error
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) { wrote = i.Err }})
+	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, errFragile) || !errors.Is(wrote, errFragile) {
+		t.Errorf("error = %v, and of the request %v, want that of the Write", err, wrote)
+	}
+	soon(t, "the end of the connections", func() bool { return s.ended.Load() == 3 && s.connections.Load() == 3 })
+}
+
+// Of several connections that were kept for too long, one alone is tried.
+func TestARequestIsSentTwiceAtMostHoweverManyConnectionsEndUnderIt(t *testing.T) {
+	const many = 3
+	var seen atomic.Int64
+	var all sync.WaitGroup
+	all.Add(many)
+	s := script(t, requests(func(n int, c net.Conn, req *http.Request) {
+		seen.Add(1)
+		if req.URL.Path == "/all" {
+			all.Done()
+			all.Wait()
+		} else if n > 1 {
+			_ = c.Close()
+			return
+		}
+		sayOK(c, "ok")
+	}))
+	p := carrier(t, Upstream{})
+	var askers sync.WaitGroup
+	for range many {
+		askers.Go(func() { text(t, p, s.url+"/all") })
+	}
+	askers.Wait()
+	if got := text(t, p, s.url); got != "ok" || seen.Load() != many+2 {
+		t.Errorf("answer = %q after %d requests, want ok after %d", got, seen.Load(), many+2)
+	}
+}
+
+func TestARequestThatHasEndedBeforeItBeganTakesNoConnection(t *testing.T) {
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, "ok") }))
+	p := carrier(t, Upstream{})
+	text(t, p, s.url)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, context.Canceled) || len(p.kept.waiting()) != 1 {
+		t.Errorf("error = %v, and %d connections wait, want one", err, len(p.kept.waiting()))
+	}
+}
+
+func TestTheRoomOfALargeHeadIsNotKept(t *testing.T) {
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, "ok") }))
+	p := carrier(t, Upstream{})
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", s.url, nil)
+	req.Header["X"] = []string{strings.Repeat("v", 4*maxHead)}
+	for range 10 {
+		resp, err := p.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if b := p.heads.Get().(*[]byte); cap(*b) > maxHead {
+			t.Fatalf("room for %d bytes waits, want %d at most", cap(*b), maxHead)
+		}
 	}
 }

@@ -137,9 +137,10 @@ type Upstream struct {
 	IdleTimeout time.Duration
 
 	// MaxIdle bounds the unused connections kept for each target, where those of
-	// plain requests are counted by themselves: GET, HEAD and OPTIONS without a body,
-	// by HTTP/1.1 without TLS, have connections of their own, which cost less
-	// (docs/design/0003). Default 256. Negative is a fault.
+	// plain requests are counted by themselves: on Unix, GET, HEAD and OPTIONS without
+	// a body, with a header of up to 16 KiB, by HTTP/1.1 without TLS, have connections
+	// of their own, which cost less (docs/design/0003). Default 256. Negative is a
+	// fault.
 	MaxIdle int
 
 	// MaxConns bounds the connections to each target; requests wait for one.

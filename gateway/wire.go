@@ -37,7 +37,7 @@ func newWire(conn net.Conn) *wire {
 	c.in = bufio.NewReader(c)
 	c.probe = c.look
 	if s, ok := conn.(syscall.Conn); ok {
-		c.raw, _ = s.SyscallConn() // where it fails there is nothing to look at, and c is not kept
+		c.raw, _ = s.SyscallConn() // where it fails there is nothing to look at, and c is not used again
 	}
 	return c
 }
@@ -78,7 +78,7 @@ func (slowHeaderError) Is(target error) bool { return target == context.Deadline
 // have closed the connection; and what it says unasked must not be taken for the
 // answer to somebody's request.
 func (c *wire) silent() bool {
-	if c.in.Buffered() > 0 || c.raw == nil {
+	if c.raw == nil {
 		return false
 	}
 	c.quiet = false
