@@ -103,7 +103,7 @@ func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *
 	}
 	resp, err = c.ask(req, head, trace, p.ResponseHeaderTimeout)
 	if err != nil {
-		return nil, c.kept && !c.heard && !c.late && ctx.Err() == nil, because(ctx, err)
+		return nil, c.kept && !c.heard && !c.late, because(ctx, err)
 	}
 	a.ReadCloser, a.last = resp.Body, resp.Close || resp.StatusCode < 200
 	if resp.Body == http.NoBody {
@@ -117,7 +117,7 @@ func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *
 // undated is a context that does not say when it will end. A dialler that knows fails
 // by itself at that time, perhaps before the context has ended, and then it seems that
 // the target is to blame.
-type undated struct{ context.Context }
+type undated struct{ context.Context } //nolint:containedctx // it is a context itself
 
 // Deadline implements [context.Context].
 func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }

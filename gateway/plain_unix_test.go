@@ -498,18 +498,22 @@ func TestAHeaderThatIsTooLongFails(t *testing.T) {
 
 func TestHeaderTimeoutEndsAPlainRequest(t *testing.T) {
 	s := script(t, requests(func(_ int, c net.Conn, req *http.Request) {
-		if req.URL.Path == "/slow" {
+		switch req.URL.Path {
+		case "/hint":
 			say(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
-			return
+		case "/silence":
+		default:
+			sayOK(c, "ok")
 		}
-		sayOK(c, "ok")
 	}))
 	p := carrier(t, Upstream{HeaderTimeout: 50 * time.Millisecond})
-	text(t, p, s.url)
-	_, err := roundTrip(t.Context(), t, p, "GET", s.url+"/slow") // on a kept connection, yet not a second time
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() || !errors.Is(err, context.DeadlineExceeded) || s.connections.Load() != 1 {
-		t.Errorf("error = %v after %d connections, want a timeout after 1", err, s.connections.Load())
+	for n, path := range []string{"/hint", "/silence"} {
+		text(t, p, s.url)
+		_, err := roundTrip(t.Context(), t, p, "GET", s.url+path) // on a kept connection, yet not a second time
+		var timeout net.Error
+		if !errors.As(err, &timeout) || !timeout.Timeout() || !errors.Is(err, context.DeadlineExceeded) || s.connections.Load() != int64(n+1) {
+			t.Errorf("%s: error = %v after %d connections, want a timeout after %d", path, err, s.connections.Load(), n+1)
+		}
 	}
 	if got := text(t, p, s.url); got != "ok" {
 		t.Errorf("answer = %q, want ok", got)
