@@ -226,6 +226,7 @@ func TestWhatATargetSaysUnaskedIsNobodysAnswer(t *testing.T) {
 				if n := s.connections.Load(); n != 2 {
 					t.Errorf("%d connections, want 2", n)
 				}
+				soon(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
 			})
 		}
 	}
@@ -483,9 +484,19 @@ func TestAHeaderThatIsTooLongFails(t *testing.T) {
 		"in a hint":      "HTTP/1.1 103 Early Hints\r\n" + strings.Repeat(field, maxAnswerHeader>>10),
 		"without an end": "HTTP/1.1 200 " + strings.Repeat("O", maxAnswerHeader),
 	} {
-		s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) { say(c, head+"\r\n") }))
-		if _, err := roundTrip(t.Context(), t, carrier(t, Upstream{}), "GET", s.url); !errors.Is(err, errLongHeader) {
-			t.Errorf("%s: error = %v, want errLongHeader", name, err)
+		s := script(t, requests(func(_ int, c net.Conn, req *http.Request) {
+			if req.URL.Path == "/long" {
+				say(c, head+"\r\n")
+				return
+			}
+			sayOK(c, "ok")
+		}))
+		p := carrier(t, Upstream{})
+		for _, connection := range []string{"new", "kept"} {
+			if _, err := roundTrip(t.Context(), t, p, "GET", s.url+"/long"); !errors.Is(err, errLongHeader) {
+				t.Errorf("%s, on a %s connection: error = %v, want errLongHeader", name, connection, err)
+			}
+			text(t, p, s.url)
 		}
 	}
 	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) {

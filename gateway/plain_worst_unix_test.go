@@ -210,6 +210,7 @@ func TestAConnectionThatWaitsForTooLongIsNotUsedThoughNoTimerCame(t *testing.T) 
 	if n := s.connections.Load(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
+	soon(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
 }
 
 func TestAConnectionThatCannotBeLookedAtIsNotUsedAgain(t *testing.T) {
