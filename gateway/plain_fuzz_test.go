@@ -87,6 +87,7 @@ func FuzzAnAnswerIsWhatTransportMakesOfIt(f *testing.F) {
 		"HTTP/1.0 404 Not Found\r\n\r\n",
 		"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+		"HTTP/1.1 199 Unheard Of\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
 		"HTTP/1.1 101 Switching Protocols\r\n\r\nbytes",
 		"HTTP/1.1 099 What\r\n\r\n", "HTTP/9.9 200 OK\r\n\r\n", "SSH-2.0-OpenSSH\r\n", "HTTP/1.1 200", "\r\n", "",
 	} {

@@ -591,6 +591,26 @@ func TestConnectionsWaitForIdleTimeoutAndNoLonger(t *testing.T) {
 		if p.kept.timer != nil || len(p.kept.wires) != 0 {
 			t.Error("something is left")
 		}
+		for range 3 { // what is used does not grow old
+			put("a")
+			time.Sleep(40 * time.Second)
+			c := p.kept.pop("a")
+			if err := p.kept.put("a", c); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(40 * time.Second)
+			want(1)
+			time.Sleep(20 * time.Second)
+			want(0)
+		}
+		put("a") // of hosts that are not asked any more, nothing is left
+		_ = p.kept.pop("a").Close()
+		put("b")
+		time.Sleep(time.Minute)
+		want(0)
+		if p.kept.timer != nil || len(p.kept.wires) != 0 {
+			t.Error("something is left")
+		}
 		put("a") // it begins again
 		time.Sleep(time.Minute)
 		want(0)

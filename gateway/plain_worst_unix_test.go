@@ -135,8 +135,10 @@ func TestAnAnswerThatNobodyClosesEndsWithItsRequest(t *testing.T) {
 	}
 	cancel()
 	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
-	if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
-		t.Errorf("error = %v, want that of the context", err)
+	for range 2 { // and it remains so
+		if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
+			t.Errorf("error = %v, want that of the context", err)
+		}
 	}
 }
 
@@ -333,5 +335,71 @@ func TestTheRoomOfALargeHeadIsNotKept(t *testing.T) {
 		if b := p.heads.Get().(*[]byte); cap(*b) > maxHead {
 			t.Fatalf("room for %d bytes waits, want %d at most", cap(*b), maxHead)
 		}
+	}
+}
+
+// They may have one name between them, by Upstream.Host.
+func TestTargetsOfOneNameShareNoConnection(t *testing.T) {
+	named := func(name string) *scripted {
+		return script(t, requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, name) }))
+	}
+	targets := map[string]*scripted{"a": named("a"), "b": named("b")}
+	p := carrier(t, Upstream{})
+	for range 2 {
+		for name, s := range targets {
+			req, _ := http.NewRequestWithContext(t.Context(), "GET", s.url, nil)
+			req.Host = "shop.example"
+			resp, err := p.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); string(b) != name || err != nil {
+				t.Errorf("answer = %q, %v, want that of %s", b, err, name)
+			}
+		}
+	}
+}
+
+// So that those grow old that are above the need.
+func TestTheConnectionThatWasUsedLastIsTakenFirst(t *testing.T) {
+	k := kept{most: 3, timeout: time.Hour}
+	defer k.end()
+	var wires []*wire
+	for range 3 {
+		here, _ := net.Pipe()
+		c := newWire(here)
+		if err := k.put("a", c); err != nil {
+			t.Fatal(err)
+		}
+		wires = append(wires, c)
+	}
+	for n := range 3 {
+		if k.pop("a") != wires[2-n] {
+			t.Errorf("connection %d is not the one that was put %d from the end", n, n)
+		}
+	}
+	if k.pop("a") != nil {
+		t.Error("there is one more")
+	}
+}
+
+// Who listens to hints says how many there may be; else a header bounds them all.
+func TestAFloodOfHintsIsBoundedUnlessSomebodyListens(t *testing.T) {
+	hint := "HTTP/1.1 103 Early Hints\r\nX-F: " + strings.Repeat("v", 1<<10) + "\r\n\r\n"
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) {
+		say(c, strings.Repeat(hint, 2*maxAnswerHeader>>10))
+		sayOK(c, "ok")
+	}))
+	p := carrier(t, Upstream{})
+	if _, err := roundTrip(t.Context(), t, p, "GET", s.url); !errors.Is(err, errLongHeader) {
+		t.Errorf("error = %v, want errLongHeader", err)
+	}
+	hints := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		hints++
+		return nil
+	}})
+	if resp, err := roundTrip(ctx, t, p, "GET", s.url); err != nil || resp.StatusCode != http.StatusOK || hints != 2*maxAnswerHeader>>10 {
+		t.Errorf("answer = %v, %v after %d hints, want 200 after all", resp, err, hints)
 	}
 }

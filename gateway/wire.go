@@ -81,7 +81,6 @@ func (c *wire) silent() bool {
 	if c.raw == nil {
 		return false
 	}
-	c.quiet = false
 	return c.raw.Read(c.probe) == nil && c.quiet
 }
 
