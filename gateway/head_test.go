@@ -22,17 +22,23 @@ func sorted(head []byte) []string {
 	return lines
 }
 
-// The gateway forbids the default with an empty one, and others with none.
-func TestAPlainRequestNamesTheAgentThatNetHTTPWouldName(t *testing.T) {
+// The gateway forbids the default agent with an empty one, and others with none. What
+// the request itself says is not for its header to say again.
+func TestAPlainRequestHasTheFieldsThatNetHTTPWouldWrite(t *testing.T) {
 	for name, h := range map[string]http.Header{
-		"nothing said":                     {},
-		"nil":                              {"User-Agent": nil},
-		"none":                             {"User-Agent": {}},
-		"an empty one":                     {"User-Agent": {""}},
-		"a blank one":                      {"User-Agent": {" "}},
-		"one":                              {"User-Agent": {" curl\t"}},
-		"two":                              {"User-Agent": {"curl", "wget"}},
-		"two, of which the first is empty": {"User-Agent": {"", "wget"}},
+		"no agent":                          {},
+		"an agent of nil":                   {"User-Agent": nil},
+		"an agent of none":                  {"User-Agent": {}},
+		"an empty agent":                    {"User-Agent": {""}},
+		"a blank agent":                     {"User-Agent": {" "}},
+		"one agent":                         {"User-Agent": {" curl\t"}},
+		"two agents":                        {"User-Agent": {"curl", "wget"}},
+		"two agents, of which one is empty": {"User-Agent": {"", "wget"}},
+		"other values":                      {"A": {"1", "\t 2 ", "1"}, "B": {""}, "C": {}, "D": nil},
+		"another host":                      {"Host": {"b"}},
+		"a length":                          {"Content-Length": {"5"}},
+		"a coding":                          {"Transfer-Encoding": {"chunked"}},
+		"a trailer":                         {"Trailer": {"X"}},
 	} {
 		ours, plain, req := headOf(h)
 		var theirs bytes.Buffer
@@ -65,17 +71,21 @@ func TestARequestThatIsNotPlainIsLeftToTheTransport(t *testing.T) {
 		"another alphabet's host":   func(r *http.Request) { r.URL.Host = "é.example" },
 		"a zone":                    func(r *http.Request) { r.URL.Host = "[fe80::1%25eth0]" },
 		"another alphabet's name":   func(r *http.Request) { r.Host = "é.example" },
-		"no header":                 func(r *http.Request) { r.Header = nil },
-		"an upgrade":                func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket"} },
-		"a wish for the connection": func(r *http.Request) { r.Header["Connection"] = []string{"close"} },
-		"an expectation":            func(r *http.Request) { r.Header["Expect"] = []string{"100-continue"} },
-		"a name of no letters":      func(r *http.Request) { r.Header[""] = []string{"a"} },
-		"a name with a space":       func(r *http.Request) { r.Header["A B"] = []string{"a"} },
-		"a name of another form":    func(r *http.Request) { r.Header["connection"] = []string{"close"} },
-		"a value of two lines":      func(r *http.Request) { r.Header["A"] = []string{"b\r\nC: d"} },
-		"a value that ends a line":  func(r *http.Request) { r.Header["A"] = []string{"b\n"} },
-		"a NUL in a value":          func(r *http.Request) { r.Header["A"] = []string{"\x00"} },
-		"a DEL in a value":          func(r *http.Request) { r.Header["A"] = []string{"\x7f"} },
+		"a host of two words":       func(r *http.Request) { r.URL.Host = "a b" },
+		"a name of two words":       func(r *http.Request) { r.Host = "a b" },
+		"another alphabet's host, named otherwise": func(r *http.Request) { r.URL.Host, r.Host = "é.example", "a" },
+		"a zone, named otherwise":                  func(r *http.Request) { r.URL.Host, r.Host = "[fe80::1%25eth0]", "a" },
+		"no header":                                func(r *http.Request) { r.Header = nil },
+		"an upgrade":                               func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket"} },
+		"a wish for the connection":                func(r *http.Request) { r.Header["Connection"] = []string{"close"} },
+		"an expectation":                           func(r *http.Request) { r.Header["Expect"] = []string{"100-continue"} },
+		"a name of no letters":                     func(r *http.Request) { r.Header[""] = []string{"a"} },
+		"a name with a space":                      func(r *http.Request) { r.Header["A B"] = []string{"a"} },
+		"a name of another form":                   func(r *http.Request) { r.Header["connection"] = []string{"close"} },
+		"a value of two lines":                     func(r *http.Request) { r.Header["A"] = []string{"b\r\nC: d"} },
+		"a value that ends a line":                 func(r *http.Request) { r.Header["A"] = []string{"b\n"} },
+		"a NUL in a value":                         func(r *http.Request) { r.Header["A"] = []string{"\x00"} },
+		"a DEL in a value":                         func(r *http.Request) { r.Header["A"] = []string{"\x7f"} },
 	} {
 		_, plain, req := headOf(http.Header{})
 		if !plain {

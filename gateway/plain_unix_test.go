@@ -617,6 +617,9 @@ func TestConnectionsWaitForIdleTimeoutAndNoLonger(t *testing.T) {
 		put("a")
 		p.CloseIdleConnections()
 		want(0)
+		if p.kept.timer != nil || len(p.kept.wires) != 0 {
+			t.Error("something is left")
+		}
 	})
 }
 

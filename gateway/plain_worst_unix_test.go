@@ -358,6 +358,11 @@ func TestTargetsOfOneNameShareNoConnection(t *testing.T) {
 			}
 		}
 	}
+	for name, s := range targets {
+		if n := s.connections.Load(); n != 1 {
+			t.Errorf("%s has %d connections, want 1", name, n)
+		}
+	}
 }
 
 // So that those grow old that are above the need.
@@ -401,5 +406,23 @@ func TestAFloodOfHintsIsBoundedUnlessSomebodyListens(t *testing.T) {
 	}})
 	if resp, err := roundTrip(ctx, t, p, "GET", s.url); err != nil || resp.StatusCode != http.StatusOK || hints != 2*maxAnswerHeader>>10 {
 		t.Errorf("answer = %v, %v after %d hints, want 200 after all", resp, err, hints)
+	}
+}
+
+// All of it may be here when its request is ended. Who ends the connection comes later.
+func TestAConnectionWhoseRequestHasEndedIsNotKeptThoughItsAnswerIsWhole(t *testing.T) {
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) { sayOK(c, "ok") }))
+	p := carrier(t, Upstream{})
+	ctx, cancel := context.WithCancel(t.Context())
+	resp, err := roundTrip(ctx, t, p, "GET", s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
+		t.Errorf("answer = %q, %v, want ok", b, err)
+	}
+	if n := len(p.kept.waiting()); n != 0 {
+		t.Errorf("%d connections wait, want none", n)
 	}
 }
