@@ -275,7 +275,11 @@ func TestARequestThatCannotBeWrittenIsSentOnANewConnectionAtMostOnce(t *testing.
 	}
 	takes = 0
 	var wrote error
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) { wrote = i.Err }})
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		WroteHeaderField: func(name string, _ []string) { t.Errorf("%s is said to be written", name) },
+		WroteHeaders:     func() { t.Error("the header is said to be written") },
+		WroteRequest:     func(i httptrace.WroteRequestInfo) { wrote = i.Err },
+	})
 	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, errFragile) || !errors.Is(wrote, errFragile) {
 		t.Errorf("error = %v, and of the request %v, want that of the Write", err, wrote)
 	}
