@@ -16,8 +16,9 @@ import (
 // request to them and its answer back is a fifth of what forwarding costs
 // (docs/design/0003). It is [http.ReadResponse] that reads the answers, for both.
 //
-// All else goes to the Transport, which knows what a body brings with it: targets that
-// answer before its end, 100 Continue, and what may be sent a second time.
+// All else goes to the Transport, which knows what a body, or a large header, brings
+// with it: targets that answer before its end, 100 Continue, and what may be sent a
+// second time.
 type plain struct {
 	*http.Transport
 	kept  kept

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
@@ -19,6 +20,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/parley-go/parley/breaker"
 )
 
 // told is a context whose deadline is known before it ends by it, as that of a trip is.
@@ -38,6 +41,29 @@ func TestADialEndsWithItsRequestAndNotByTheDeadline(t *testing.T) {
 	_, err := roundTrip(told{ctx, time.Now().Add(10 * time.Millisecond)}, t, carrier(t, Upstream{}), "GET", "http://"+at)
 	if !errors.Is(err, timeoutError{}) {
 		t.Errorf("error = %v, want the cause of the context", err)
+	}
+}
+
+// Or strangers who leave no time to connect could open the breaker for all others.
+func TestATargetThatIsSlowToConnectIsNotBlamedForTheHurryOfAClient(t *testing.T) {
+	var b Builder
+	b.Upstream(&Upstream{Name: "svc", Targets: []string{"http://" + crowded(t)}, Breaker: &breaker.Config{Consecutive: 1}})
+	b.Route(Route{Pattern: "/", Upstream: "svc"})
+	gw, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		r := httptest.NewRequest(http.MethodGet, "http://svc/", nil)
+		r.Header.Set(requestTimeoutHeader, "3")
+		w := httptest.NewRecorder()
+		gw.ServeHTTP(w, r)
+		if w.Code != http.StatusGatewayTimeout {
+			t.Fatalf("status = %d %s, want 504", w.Code, w.Body)
+		}
+	}
+	if s := gw.Stats().Upstreams[0].Targets[0]; s.Failures != 0 {
+		t.Errorf("%d of %d requests count against the target, want none", s.Failures, s.Requests)
 	}
 }
 
