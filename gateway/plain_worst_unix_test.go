@@ -456,3 +456,23 @@ func TestAConnectionWhoseRequestHasEndedIsNotKeptThoughItsAnswerIsWhole(t *testi
 		t.Errorf("%d connections wait, want none", n)
 	}
 }
+
+func TestMaxConnsBoundsTheConnectionsOfPlainRequestsToo(t *testing.T) {
+	asked, release := make(chan struct{}, 2), make(chan struct{})
+	s := script(t, requests(func(_ int, c net.Conn, _ *http.Request) {
+		asked <- struct{}{}
+		<-release
+		sayOK(c, "ok")
+	}))
+	p := carrier(t, Upstream{MaxConns: 1})
+	var first sync.WaitGroup
+	first.Go(func() { text(t, p, s.url) })
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, context.DeadlineExceeded) || s.connections.Load() != 1 {
+		t.Errorf("error = %v with %d connections, want that it waited for the one", err, s.connections.Load())
+	}
+	close(release)
+	first.Wait()
+}
