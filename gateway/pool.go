@@ -223,6 +223,9 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		took = max(1, min(took, d)) // or strangers who upload slowly could make the target look slow
 	}
 	o := outcome(req.Context(), resp, err)
+	if err != nil && t.blameless() { // also where the time was over before a breaker was asked
+		o = breaker.Ignored
+	}
 	i.requests.Add(1)
 	switch o {
 	case breaker.Success:
