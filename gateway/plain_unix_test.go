@@ -659,6 +659,7 @@ func TestThoseWhoTraceHearOfPlainRequestsWhatTheyHearOfOthers(t *testing.T) {
 		for range 2 {
 			req, _ := http.NewRequestWithContext(ctx, "GET", s.url, nil)
 			req.Header = http.Header{"X-A": {"1", "2"}, "Content-Length": {"9"}}
+			req.Host = "shop.example"
 			if agent != "" {
 				req.Header["User-Agent"] = []string{agent, "other"}
 			}

@@ -267,6 +267,31 @@ func TestAConnectionThatCannotBeLookedAtIsNotUsedAgain(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatTheTargetHasResetIsNotUsed(t *testing.T) {
+	read := make(chan struct{})
+	s := script(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err == nil {
+			sayOK(c, "ok")
+			<-read
+			_ = c.(*net.TCPConn).SetLinger(0)
+		}
+	})
+	p := carrier(t, Upstream{})
+	text(t, p, s.url)
+	close(read)
+	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if i.Reused {
+			t.Error("the connection was used again")
+		}
+	}})
+	resp, err := roundTrip(ctx, t, p, "GET", s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+}
+
 // fragile is a connection that takes so many requests.
 type fragile struct {
 	*net.TCPConn
