@@ -19,8 +19,11 @@ func appendHead(b []byte, req *http.Request) ([]byte, bool) {
 	default:
 		return b, false
 	}
-	if req.Body != nil && req.Body != http.NoBody || req.ContentLength != 0 || len(req.TransferEncoding) > 0 || len(req.Trailer) > 0 ||
-		req.Close || req.Cancel != nil { //nolint:staticcheck // deprecated, yet Wrap may set it
+	if req.Body != nil && req.Body != http.NoBody || req.ContentLength != 0 || len(req.TransferEncoding) > 0 || len(req.Trailer) > 0 || req.Close {
+		return b, false
+	}
+	//lint:ignore SA1019 Wrap may set it, deprecated or not
+	if req.Cancel != nil { //nolint:staticcheck // the same, for golangci-lint
 		return b, false
 	}
 	u := req.URL

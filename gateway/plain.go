@@ -69,8 +69,8 @@ func (p *plain) RoundTrip(req *http.Request) (*http.Response, error) {
 // be listened to meanwhile. It bounds the memory that waits for heads to come, too.
 const maxHead = 16 << 10
 
-// attempt sends req, with its head, on the connection to its host that take has, or on a new one. It
-// reports whether it failed because a connection had been kept for too long.
+// attempt sends req, with its head, on the connection to its host that take has, or on
+// a new one. It reports whether it failed because a connection was kept for too long.
 func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *wire) (resp *http.Response, stale bool, err error) {
 	ctx := req.Context()
 	if ctx.Err() != nil {
