@@ -27,6 +27,7 @@ lint: ## Check format, vet, staticcheck and golangci-lint in every module
 	@files=$$($(TOOL) gofumpt -l .); test -z "$$files" || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
 	go vet work
 	"$$(GOWORK=off go -C internal/tools tool -n staticcheck)" work
+	cd internal/bench && export GOWORK=off && go vet . && "$$(go -C ../tools tool -n staticcheck)" .
 	$(GOLANGCI) run $(addsuffix /...,$(MODULES))
 
 .PHONY: fmt

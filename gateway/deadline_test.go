@@ -147,3 +147,39 @@ type readCloser func([]byte) (int, error)
 
 func (f readCloser) Read(p []byte) (int, error) { return f(p) }
 func (f readCloser) Close() error               { return nil }
+
+// late is a picker that has picked only when the request has ended.
+type late struct{ gateway.Picker }
+
+func (l late) Over(instances []*gateway.Instance) func(*http.Request) int {
+	pick := l.Picker.Over(instances)
+	return func(r *http.Request) int {
+		<-r.Context().Done()
+		return pick(r)
+	}
+}
+
+// gRPC counts in nanoseconds: a stranger who grants one could take the targets from all
+// others, since such a request ends before anything is sent.
+func TestAClientWhoseTimeIsOverAtOnceIsNotTheTargetsFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet()
+		gw := build(t, gateway.Upstream{
+			Targets: twoTargets, Wrap: f.wrap, Picker: late{gateway.RoundRobin{}},
+			Breaker: &breaker.Config{Consecutive: 1}, Eject: &gateway.Eject{Consecutive: 1},
+		}, everything)
+		for range 4 {
+			r := httptest.NewRequest(http.MethodGet, "http://svc/", nil)
+			r.Header.Set("Grpc-Timeout", "1n")
+			w := httptest.NewRecorder()
+			if gw.ServeHTTP(w, r); w.Code != http.StatusGatewayTimeout {
+				t.Errorf("status = %d %s, want 504", w.Code, w.Body)
+			}
+		}
+		for _, s := range gw.Stats().Upstreams[0].Targets {
+			if s.Failures != 0 || s.Ejected != 0 || s.Latency != 0 {
+				t.Errorf("%+v, want no blame", s)
+			}
+		}
+	})
+}

@@ -71,6 +71,10 @@
 //     Content-Type stays without.
 //   - A request body is sent again byte for byte or not at all, and a request that
 //     is not idempotent only if nothing of it was sent.
+//   - What a target says without being asked reaches nobody: its connection is closed,
+//     and so is one whose answer was not read to its end. A GET, HEAD or OPTIONS is
+//     sent again, on another connection, where one that had carried requests before
+//     ends under it without a byte of the answer. What fails on a new one has failed.
 //   - A retry goes to a target that the request has not been to, while there is
 //     one. A target whose breaker is open is passed over.
 //   - A target that fails its checks gets no requests until it passes them again,
@@ -100,32 +104,32 @@
 //   - After a request nothing of it is left but idle connections, not even of
 //     what middleware has left behind.
 //
-// Not guaranteed: that an upstream answers once it has begun. Timeout ends with
-// its headers; a stream may go on for as long as something moves. The end of an
-// answer that net/http has in its buffer, 4 KiB at most, waits for its client
-// without a bound. A large body to a target that answers early and closes at once,
-// without reading the rest, may count against it. The target of a
-// breaker with SlowCall is blamed for clients that upload slowly. Two gateways do
-// not know of each other: each checks, ejects and balances by what it has seen
-// itself. A [Hash] keeps a key at its target only while that is well. Ejection
-// judges by the headers of an answer, not by its body.
+// Not guaranteed: that an upstream answers once it has begun. Timeout ends with its
+// headers; a stream may go on for as long as something moves. What a target says
+// unasked in the very moment of the next request cannot be told from its answer, in
+// HTTP/1.1. The end of an answer that net/http has in its buffer, 4 KiB at most, waits
+// for its client without a bound. A large body to a target that answers early and
+// closes at once, without reading the rest, may count against it. The target of a
+// breaker with SlowCall is blamed for clients that upload slowly. Two gateways do not
+// know of each other: each checks, ejects and balances by what it has seen itself. A
+// [Hash] keeps a key at its target only while that is well. Ejection judges by the
+// headers of an answer, not by its body.
 //
 // # Defaults
 //
-// 30 seconds until the upstream's headers: more than any sensible answer takes,
-// less than most clients wait. 5 minutes of silence, which is what other gateways
-// grant a stream. 10 MiB of request body, 8 KiB of path and query, 128 header
-// fields of 64 KiB in all: what servers behind the gateway accept by themselves.
-// 256 idle connections a target instead of the 2 of [http.Transport], because
-// dialling anew triples the cost of a request. 64 KiB of a body are kept for
-// another attempt, and only where the method or an Idempotency-Key permits one.
-// 128 KiB bound the headers of an upstream, twice what a client may send, since some
-// repeat it; 64 KiB the answer to a check. An upstream has
-// 1000 targets at most. 32 proxies are seen through. No proxy is trusted, since an
-// address can be anybody's; X-User, X-User-*, X-Auth-*, X-Authenticated-*,
-// X-Remote-User and Remote-User name a user, since services take their word: an
-// authenticator that reads X-Auth-Token from the client needs IdentityHeaders
-// without it.
+// 30 seconds until the upstream's headers: more than any sensible answer takes, less
+// than most clients wait. 5 minutes of silence, which is what other gateways grant a
+// stream. 10 MiB of request body, 8 KiB of path and query, 128 header fields of 64 KiB
+// in all: what servers behind the gateway accept by themselves. 256 idle connections a
+// target, and as many for plain requests (see [Upstream.MaxIdle]), instead of the 2 of
+// [http.Transport], because dialling anew triples the cost of a request. 64 KiB of a
+// body are kept for another attempt, and only where the method or an Idempotency-Key
+// permits one. 128 KiB bound the headers of an upstream, twice what a client may send,
+// since some repeat it; 64 KiB the answer to a check. An upstream has 1000 targets at
+// most. 32 proxies are seen through. No proxy is trusted, since an address can be
+// anybody's; X-User, X-User-*, X-Auth-*, X-Authenticated-*, X-Remote-User and
+// Remote-User name a user, since services take their word: an authenticator that reads
+// X-Auth-Token from the client needs IdentityHeaders without it.
 //
 // Checks each 10 seconds, of 2 seconds at most, three to fall and two to rise: half a
 // minute until a target is taken out that answers wrongly without failing requests.

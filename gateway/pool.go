@@ -21,7 +21,7 @@ type pool struct {
 	base      time.Time // of the clock by which everything here is timed
 	logger    *slog.Logger
 	proxy     *proxy
-	transport *http.Transport
+	transport *plain
 	wrapped   http.RoundTripper // Wrap → transport
 
 	inFlight atomic.Int64 // requests
@@ -40,7 +40,7 @@ func newPool(config *Upstream, logger *slog.Logger) (*pool, []string) {
 	u := config.withDefaults()
 	p := &pool{
 		config: config, Upstream: u, base: time.Now(), logger: logger,
-		transport: u.transport(), regroup: make(chan struct{}, 1),
+		transport: newPlain(u.transport()), regroup: make(chan struct{}, 1),
 	}
 	p.wrapped = p.transport
 	if u.Wrap != nil {
@@ -223,6 +223,9 @@ func (p *pool) send(i *Instance, t *trip, req *http.Request) (*http.Response, er
 		took = max(1, min(took, d)) // or strangers who upload slowly could make the target look slow
 	}
 	o := outcome(req.Context(), resp, err)
+	if err != nil && t.blameless() { // also where the time was over before a breaker was asked
+		o = breaker.Ignored
+	}
 	i.requests.Add(1)
 	switch o {
 	case breaker.Success:

@@ -136,13 +136,17 @@ type Upstream struct {
 	// Default 30 seconds. Negative is a fault.
 	IdleTimeout time.Duration
 
-	// MaxIdle bounds the unused connections kept for each target. Default 256.
-	// Negative is a fault.
+	// MaxIdle bounds the unused connections kept for each target, where those of
+	// plain requests are counted by themselves: on Unix, GET, HEAD and OPTIONS without
+	// a body, with a header of up to 16 KiB, by HTTP/1.1 without TLS, have connections
+	// of their own, which cost less (docs/design/0003). Default 256. Negative is a
+	// fault.
 	MaxIdle int
 
 	// MaxConns bounds the connections to each target; requests wait for one.
 	// Tunnels count. A wait that lasts for the route's Timeout counts against the
-	// target. Default: no bound. Negative is a fault.
+	// target. With a bound, plain requests have no connections of their own. Default:
+	// no bound. Negative is a fault.
 	MaxConns int
 }
 

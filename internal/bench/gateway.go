@@ -23,8 +23,9 @@ const (
 // and a service. The bars are those against a ReverseProxy that writes no log and may
 // wait for ever, and against Caddy without its log; and, with the same numbers, those
 // of like beside like: against who writes a line of log too and, as ReverseProxy, has a
-// server and a transport that bound their waits. nginx and HAProxy write no log.
-// handlerRows need no processes.
+// server and a transport that bound their waits. nginx and HAProxy write no log. What
+// has no bar shows what a request with a body costs, and what the gateway would cost
+// over net/http's connections alone. handlerRows need no processes.
 func gatewayRows() ([]row, func()) {
 	if !wanted("gateway/") {
 		return nil, func() {}
@@ -37,13 +38,16 @@ func gatewayRows() ([]row, func()) {
 		{name: "gateway/forward_everything_on", peer: "caddy_log", most: .65},
 		{name: "gateway/forward_everything_on", peer: "nginx"},
 		{name: "gateway/forward_everything_on", peer: "haproxy"},
+		{name: "gateway/forward_everything_on", peer: "gateway_net_http"},
+		{name: "gateway/forward_upload", peer: "reverseproxy_upload"},
 		{name: "gateway/forward_no_log", peer: "reverseproxy"},
 		{name: "gateway/forward_no_log", peer: "reverseproxy_bare"},
 		{name: "gateway/forward_no_log", peer: "caddy"},
 		{name: "gateway/forward_plain", peer: "reverseproxy"},
 	}
 	process := map[string]string{
-		"gateway/forward_everything_on": "gateway", "gateway/forward_no_log": "gateway_no_log", "gateway/forward_plain": "gateway_plain",
+		"gateway/forward_everything_on": "gateway", "gateway/forward_upload": "gateway_upload",
+		"gateway/forward_no_log": "gateway_no_log", "gateway/forward_plain": "gateway_plain",
 	}
 	for i := range rows {
 		ours := process[rows[i].name]
@@ -54,15 +58,21 @@ func gatewayRows() ([]row, func()) {
 
 // A field is the proxies that stand side by side before one backend.
 type field struct {
-	nodes map[string]*services.Node
-	order []string
-	cost  map[string][]float64 // nanoseconds of processor time a request, one for each turn
+	sides []side
+	cost  map[string][]float64 // by the name of a side: nanoseconds of processor time a request, one for each turn
 	ends  []func()
+}
+
+// A side is a proxy and what it is asked.
+type side struct {
+	name    string
+	node    *services.Node
+	request string
 }
 
 // newField starts the backend and every proxy that can be had.
 func newField() *field {
-	f := &field{nodes: map[string]*services.Node{}, cost: map[string][]float64{}}
+	f := &field{cost: map[string][]float64{}}
 	ctx := context.Background()
 	self := must(os.Executable())
 	dir := must(os.MkdirTemp("", "parley-bench-"))
@@ -86,14 +96,20 @@ func newField() *field {
 	for _, s := range []services.Service{
 		own("gateway", backend), own("reverseproxy_log", backend), services.CaddyLogging(backend), services.Nginx(backend), services.HAProxy(backend),
 		own("gateway_no_log", backend), own("reverseproxy", backend), services.Caddy(backend), own("reverseproxy_bare", backend),
-		own("gateway_plain", backend),
+		own("gateway_plain", backend), own("gateway_net_http", backend),
 	} {
 		n, err := start(s)
 		if err != nil {
 			fmt.Printf("gateway/: nothing to compare with %s: %v\n", s.Name, err)
 			continue
 		}
-		f.nodes[s.Name], f.order = n, append(f.order, s.Name)
+		f.sides = append(f.sides, side{s.Name, n, ask})
+		switch s.Name {
+		case "gateway":
+			f.sides = append(f.sides, side{"gateway_upload", n, upload})
+		case "reverseproxy_bare":
+			f.sides = append(f.sides, side{"reverseproxy_upload", n, upload})
+		}
 	}
 	return f
 }
@@ -107,16 +123,15 @@ func (f *field) end() {
 
 // measure has all proxies forward in turn, each time beginning with another one.
 func (f *field) measure() {
-	for _, name := range f.order {
-		check(load(f.nodes[name].URL(), requests)) // warm up
+	for _, s := range f.sides {
+		check(load(s.node.URL(), s.request, requests)) // warm up
 	}
 	for turn := range turns {
-		for i := range f.order {
-			name := f.order[(turn+i)%len(f.order)]
-			n := f.nodes[name]
-			before := must(n.CPU())
-			check(load(n.URL(), requests))
-			f.cost[name] = append(f.cost[name], float64(must(n.CPU())-before)/requests)
+		for i := range f.sides {
+			s := f.sides[(turn+i)%len(f.sides)]
+			before := must(s.node.CPU())
+			check(load(s.node.URL(), s.request, requests))
+			f.cost[s.name] = append(f.cost[s.name], float64(must(s.node.CPU())-before)/requests)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func forwardRows() []row {
 	forward := func(h http.Handler) loop { return serving(h, "/v1/orders/7", http.StatusOK) }
 	base := forward(http.HandlerFunc(cannedAnswer))
 	proxy, loggedProxy := forward(reverseProxy(backend, canned{})), forward(logged(reverseProxy(backend, canned{})))
-	plain, everything := forward(nothingOn(backend, alwaysCanned)), forward(everythingOn(backend, alwaysCanned, true))
+	plain, everything := forward(nothingOn(backend, alwaysCanned)), forward(everythingOn(backend, alwaysCanned, true, 0))
 	return []row{
 		{name: "gateway/handler/forward_plain", ours: plain, peer: "reverseproxy", them: proxy, base: base, allocs: 17},
 		{name: "gateway/handler/forward_all_on", ours: everything, peer: "reverseproxy_log", them: loggedProxy, base: base, allocs: 20},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,22 +29,26 @@ const ask = "GET /v1/orders/7 HTTP/1.1\r\nHost: shop.example\r\nConnection: keep
 	"Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nReferer: https://shop.example/orders\r\n" +
 	"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n\r\n"
 
+// upload is the same with a body, which net/http's connections carry in every proxy.
+var upload = strings.Replace(strings.TrimSuffix(ask, "\r\n"), "GET", "POST", 1) +
+	"Content-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(kilobyte)) + "\r\n\r\n" + string(kilobyte)
+
 // load sends n requests to addr, from connections that are kept. Every answer is
 // read and has to be that of the backend.
-func load(addr string, n int) error {
+func load(addr, request string, n int) error {
 	var left atomic.Int64
 	left.Store(int64(n))
 	errs := make([]error, connections)
 	var clients sync.WaitGroup
 	for i := range connections {
-		clients.Go(func() { errs[i] = client(addr, &left) })
+		clients.Go(func() { errs[i] = client(addr, request, &left) })
 	}
 	clients.Wait()
 	return errors.Join(errs...)
 }
 
 // client sends one request after the other for as long as there are some left.
-func client(addr string, left *atomic.Int64) error {
+func client(addr, ask string, left *atomic.Int64) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,8 +28,12 @@ func asServer(args []string) bool {
 	switch args[1] {
 	case "backend":
 		check(http.ListenAndServe(addr, http.HandlerFunc(order)))
-	case "gateway", "gateway_no_log":
-		gw := everythingOn(backend, nil, args[1] == "gateway")
+	case "gateway", "gateway_no_log", "gateway_net_http":
+		maxConns := 0
+		if args[1] == "gateway_net_http" {
+			maxConns = 1 << 10 // never reached; who sets it has net/http's connections alone
+		}
+		gw := everythingOn(backend, nil, args[1] != "gateway_no_log", maxConns)
 		go func() { check(gw.Run(context.Background())) }()
 		check(gw.Server(addr).ListenAndServe())
 	case "gateway_plain":
@@ -44,7 +49,8 @@ func asServer(args []string) bool {
 }
 
 // order answers with 1 KiB of JSON, as far as its header says.
-func order(w http.ResponseWriter, _ *http.Request) {
+func order(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", "1024")
@@ -63,14 +69,16 @@ func thrownAway() *slog.Logger {
 const patience = 10 * time.Second
 
 // everythingOn is a gateway as one would set it up for a service in production.
-func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper, log bool) *gateway.Gateway {
+func everythingOn(backend string, wrap func(http.RoundTripper) http.RoundTripper, log bool, maxConns int) *gateway.Gateway {
 	var b gateway.Builder
 	b.Upstream(&gateway.Upstream{
 		Name: "orders", Targets: []string{backend}, Wrap: wrap, Picker: gateway.LeastLoaded{},
 		Retry: &retry.Policy{MaxAttempts: 3}, Breaker: &breaker.Config{},
-		Health: &gateway.Health{Path: "/healthz"}, Eject: &gateway.Eject{},
+		Health: &gateway.Health{Path: "/healthz"}, Eject: &gateway.Eject{}, MaxConns: maxConns,
 	})
-	b.Route(gateway.Route{Pattern: "GET /v1/orders/{id}", Upstream: "orders", Timeout: patience, MaxBody: 1 << 20})
+	for _, method := range []string{"GET", "POST"} {
+		b.Route(gateway.Route{Pattern: method + " /v1/orders/{id}", Upstream: "orders", Timeout: patience, MaxBody: 1 << 20})
+	}
 	if log {
 		b.AccessLog(gateway.AccessLog{Logger: thrownAway()})
 	}
