@@ -13,7 +13,7 @@ func readsAs(t *testing.T, s *second, value string) {
 	if ok != (err == nil) || got.UnixNano() != want.UnixNano() || got.String() != want.String() {
 		t.Errorf("read(%q) = %v, %v, want %v as time.Parse has it, and %v", value, got, ok, want, err)
 	}
-	if ok && want.Location() == time.UTC && got != want { //nolint:revive // also what Equal does not look at
+	if ok && want.Location() == time.UTC && got != want { // and so in what Equal does not look at
 		t.Errorf("read(%q) = %#v, want %#v", value, got, want)
 	}
 }
