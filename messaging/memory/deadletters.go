@@ -14,7 +14,8 @@ import (
 type reader struct {
 	broker *Broker
 	group  *group
-	freed  chan struct{} // told of each letter that is settled
+	over   <-chan struct{} // closed when the lease ends, before what is open is lost
+	freed  chan struct{}   // told of each letter that is settled
 
 	mu   sync.Mutex
 	open map[*inHand]struct{} // guarded by mu; neither settled nor lost
@@ -23,7 +24,7 @@ type reader struct {
 // readDead is Subscribe for dead letters. Their leases do not expire.
 func (b *Broker) readDead(ctx context.Context, s messaging.Subscription, deliver messaging.Deliver) error {
 	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	r := &reader{broker: b, freed: make(chan struct{}, 1), open: map[*inHand]struct{}{}}
+	r := &reader{broker: b, over: lease.Done(), freed: make(chan struct{}, 1), open: map[*inHand]struct{}{}}
 	leave, err := b.enterDead(r, s, end)
 	if err != nil {
 		end(messaging.ErrLost)
@@ -131,16 +132,8 @@ type inHand struct {
 // Settle implements [messaging.Settler]. Only a Retry waits.
 func (h *inHand) Settle(ctx context.Context, v messaging.Verdict) error {
 	r := h.reader
-	to := settled
-	select {
-	case <-r.broker.closing:
-		to = lost
-	default:
-	}
-	if won := h.state.CompareAndSwap(held, to); h.state.Load() == lost {
-		return messaging.ErrLost
-	} else if !won {
-		return nil
+	if !settle(&h.state, r.over) {
+		return lostOrNot(&h.state)
 	}
 	defer r.settled(h)
 	dead := &r.group.dead

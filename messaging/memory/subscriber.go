@@ -16,7 +16,8 @@ type subscriber struct {
 	broker   *Broker
 	group    *group
 	prefetch int
-	freed    chan struct{} // told when open drops below prefetch, and to 0
+	over     <-chan struct{} // closed when the leases end, before what is open is lost
+	freed    chan struct{}   // told when open drops below prefetch, and to 0
 
 	mu     sync.Mutex
 	open   map[*handout]struct{} // guarded by mu; handed out, neither settled nor lost
@@ -47,7 +48,7 @@ func (b *Broker) Subscribe(ctx context.Context, s messaging.Subscription, delive
 		return b.readDead(ctx, s, deliver)
 	}
 	lease, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	sub := &subscriber{broker: b, prefetch: s.Prefetch, freed: make(chan struct{}, 1), open: map[*handout]struct{}{}}
+	sub := &subscriber{broker: b, prefetch: s.Prefetch, over: lease.Done(), freed: make(chan struct{}, 1), open: map[*handout]struct{}{}}
 	if !b.join(sub, s, end) {
 		end(messaging.ErrLost)
 		return messaging.ErrClosed
@@ -223,18 +224,30 @@ const (
 	lost
 )
 
+// settle has a delivery leave held by a verdict, and reports whether it did. It does not
+// once its lease is over, though nobody may have noted yet that it is lost.
+func settle(state *atomic.Int32, over <-chan struct{}) bool {
+	select {
+	case <-over:
+		return false
+	default:
+		return state.CompareAndSwap(held, settled)
+	}
+}
+
+// lostOrNot is what Settle returns for what a verdict comes too late for: the first one
+// has counted, or none will.
+func lostOrNot(state *atomic.Int32) error {
+	if state.Load() == settled {
+		return nil
+	}
+	return messaging.ErrLost
+}
+
 // Settle implements [messaging.Settler]. It never waits.
 func (h *handout) Settle(_ context.Context, v messaging.Verdict) error {
-	to := settled
-	select {
-	case <-h.sub.broker.closing:
-		to = lost // and so is what the group holds
-	default:
-	}
-	if won := h.state.CompareAndSwap(held, to); h.state.Load() == lost {
-		return messaging.ErrLost
-	} else if !won {
-		return nil
+	if !settle(&h.state, h.sub.over) {
+		return lostOrNot(&h.state)
 	}
 	defer h.sub.settled(h)
 	g, e := h.sub.group, h.entry
