@@ -12,8 +12,8 @@ import (
 
 // plain is the transport of an upstream. What most requests are it carries by itself,
 // on the goroutine that asks: safe ones without a body, to targets that speak HTTP/1.1
-// without TLS. [http.Transport] has two goroutines for each connection, and to hand a
-// request to them and its answer back is a fifth of what forwarding costs
+// without TLS. [http.Transport] has two goroutines for each connection, and to hand
+// requests to them and answers back makes forwarding cost a fifth more
 // (docs/design/0003). It is [http.ReadResponse] that reads the answers, for both.
 //
 // All else goes to the Transport, which knows what a body, or a large header, brings
