@@ -37,7 +37,7 @@ func (v *session) handle(l *lane, j *job) {
 	if j.inOrder { // what was delivered stays as it came, for the next attempt
 		d = j.another()
 	}
-	work := l.context(l.tenures.under(j.lease).work)
+	work := l.tenures.under(j.lease).context()
 	limit := func() {}
 	if v.cfg.Timeout > 0 {
 		work.Parent, limit = context.WithTimeoutCause(work.Parent, v.cfg.Timeout, ErrTimeout)

@@ -5,8 +5,6 @@ import (
 	"hash/maphash"
 	"sync"
 	"time"
-
-	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 // maxLane bounds how many deliveries wait in one lane. A lane that is full holds
@@ -47,18 +45,6 @@ type lane struct {
 	own, spare <-chan job // what it takes from; nil once closed and empty
 	holds      holds
 	tenures    tenures
-	contexts   []lazyctx.Context // for handlers to come
-}
-
-// context returns the context of one handler, which ends with parent or before it.
-func (l *lane) context(parent context.Context) *lazyctx.Context {
-	if len(l.contexts) == 0 {
-		l.contexts = make([]lazyctx.Context, maxTenures) // whose leases are kept anyway
-	}
-	ctx := &l.contexts[0]
-	l.contexts = l.contexts[1:]
-	ctx.Parent = parent
-	return ctx
 }
 
 func newSession(intake, drain context.Context, s *subscriber, term time.Duration) *session {

@@ -3,6 +3,8 @@ package messaging
 import (
 	"context"
 	"time"
+
+	"github.com/parley-go/parley/internal/lazyctx"
 )
 
 const (
@@ -10,8 +12,8 @@ const (
 	settleTimeout = 30 * time.Second
 	// settlingTime is how long one context serves for verdicts.
 	settlingTime = time.Second
-	// maxTenures is how many leases a lane keeps.
-	maxTenures = 8
+	// maxContexts is how many contexts of handlers are made at one time.
+	maxContexts = 8
 )
 
 // tenures are the contexts of a lane for the leases that it had work of lately: those
@@ -19,7 +21,7 @@ const (
 // of all that is done for a message, see BenchmarkConsumer of package memory.
 type tenures struct {
 	drain context.Context //nolint:containedctx // of the one call of Subscribe that the session is
-	of    [maxTenures]tenure
+	of    [8]tenure
 	last  *tenure // who is asked for first
 	next  int     // whose place the next one gets
 }
@@ -32,6 +34,9 @@ type tenure struct {
 	settling context.Context //nolint:containedctx // of verdicts
 	settled  func()          // ends settling
 	renewal  time.Duration   // of settling, from the beginning of the session
+
+	contexts []lazyctx.Context // for handlers to come
+	made     int               // how many were made the last time
 }
 
 // under returns the tenure of lease.
@@ -68,6 +73,20 @@ func during(lease, drain context.Context) (context.Context, func()) {
 		stop()
 		cancel(nil)
 	}
+}
+
+// context returns the context of one handler, which ends with work or before it. Those
+// that lie in one piece of memory are of one lease: whoever keeps one keeps them all. A
+// lease may be of one message alone, so there is one at first.
+func (t *tenure) context() *lazyctx.Context {
+	if len(t.contexts) == 0 {
+		t.made = min(max(1, 2*t.made), maxContexts)
+		t.contexts = make([]lazyctx.Context, t.made)
+	}
+	ctx := &t.contexts[0]
+	t.contexts = t.contexts[1:]
+	ctx.Parent = t.work
+	return ctx
 }
 
 // verdicts returns a context within the lease that leaves a verdict settleTimeout

@@ -169,6 +169,48 @@ func TestLeasesThatAreOverAreNotKept(t *testing.T) {
 	})
 }
 
+// A handler may hand its context to what goes on for long, and a lease lead to much.
+func TestWhoKeepsTheContextOfAHandlerKeepsTheLeaseOfNoOther(t *testing.T) {
+	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {Concurrency: 1}, "with one": {Concurrency: 1, Timeout: time.Hour}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newScript()
+			var kept context.Context
+			r := runOne(t, b, cfg, func(ctx context.Context, d *messaging.Delivery) error {
+				if d.ID == "kept" {
+					kept = context.WithoutCancel(ctx)
+				}
+				return nil
+			})
+			deliver := func(id string) weak.Pointer[[1024]byte] {
+				what := new([1024]byte)
+				lease, lose := context.WithCancelCause(context.WithValue(t.Context(), leaseKey{}, what))
+				b.deliver(delivery(id, 1).under(lease))
+				synctest.Wait()
+				lose(nil)
+				return weak.Make(what)
+			}
+			own := deliver("kept")
+			var others []weak.Pointer[[1024]byte]
+			for range 40 {
+				others = append(others, deliver("another"))
+			}
+			deliver("the last, which the script may have")
+			_ = r.end()
+			for range 10 {
+				runtime.GC()
+			}
+			for n, what := range others {
+				if what.Value() != nil {
+					t.Errorf("%s: the lease of the handler %d after it is kept, want only its own", name, n+1)
+				}
+			}
+			if own.Value() == nil || kept.Value(leaseKey{}) != own.Value() {
+				t.Errorf("%s: the kept context has lost its values", name)
+			}
+		})
+	}
+}
+
 // A watched is a lease that counts who waits for its end.
 type watched struct {
 	context.Context
