@@ -88,6 +88,11 @@ func (h *handout) Extend(_ context.Context, d time.Duration) error {
 		return nil // it does not expire
 	}
 	s := h.sub
+	select {
+	case <-s.over:
+		return lostOrNot(&h.state)
+	default:
+	}
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/parley-go/parley/messaging"
 )
@@ -50,4 +51,19 @@ func TestAVerdictAfterTheEndOfTheLeaseIsLostAndTheMessageComesAgain(t *testing.T
 			t.Errorf("take() = %p, again: %v, want %p, again", got, again, l)
 		}
 	})
+}
+
+// Its deliver may block for long, and what it accepted be taken back only then.
+func TestExtendAfterTheEndOfTheLeaseIsLostSaveForWhatIsSettled(t *testing.T) {
+	over := make(chan struct{})
+	s := &subscriber{group: watched(), over: over}
+	late, early := &handout{sub: s, end: func(error) {}}, &handout{sub: s, end: func(error) {}}
+	early.state.Store(settled)
+	close(over)
+	if err := late.Extend(t.Context(), time.Second); !errors.Is(err, messaging.ErrLost) {
+		t.Errorf("Extend = %v, want ErrLost", err)
+	}
+	if err := early.Extend(t.Context(), time.Second); err != nil {
+		t.Errorf("Extend of what is settled = %v, want nil", err)
+	}
 }
