@@ -91,8 +91,8 @@ func (p *plain) attempt(req *http.Request, head []byte, take func(host string) *
 		}
 		c = newWire(conn)
 	}
-	// A wire that was interrupted is not used again, so that this cannot reach the
-	// request after the next.
+	// A wire that was interrupted is not used again, so that the end of this request
+	// cannot reach the next one.
 	a := &answer{ctx: ctx, trace: trace, wire: c, stop: context.AfterFunc(ctx, c.interrupt), kept: &p.kept, host: req.URL.Host}
 	defer func() {
 		if resp == nil { // also where a hook panics
