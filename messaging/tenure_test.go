@@ -174,10 +174,10 @@ func TestWhoKeepsTheContextOfAHandlerKeepsTheLeaseOfNoOther(t *testing.T) {
 	for name, cfg := range map[string]messaging.ConsumerConfig{"without a Timeout": {Concurrency: 1}, "with one": {Concurrency: 1, Timeout: time.Hour}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newScript()
-			var kept context.Context
+			contexts := make(chan context.Context, 1)
 			r := runOne(t, b, cfg, func(ctx context.Context, d *messaging.Delivery) error {
 				if d.ID == "kept" {
-					kept = context.WithoutCancel(ctx)
+					contexts <- context.WithoutCancel(ctx)
 				}
 				return nil
 			})
@@ -190,6 +190,7 @@ func TestWhoKeepsTheContextOfAHandlerKeepsTheLeaseOfNoOther(t *testing.T) {
 				return weak.Make(what)
 			}
 			own := deliver("kept")
+			kept := <-contexts
 			var others []weak.Pointer[[1024]byte]
 			for range 40 {
 				others = append(others, deliver("another"))
