@@ -16,14 +16,14 @@ type ack struct {
 }
 
 // acknowledge passes acks on until release, and closes the channel when the
-// broker has them.
-func (in *intake) acknowledge() {
+// broker has them. ends is closed when the subscription is to end.
+func (in *intake) acknowledge(ends <-chan struct{}) {
 	defer close(in.flushed)
 	last := time.Time{}
 	var settled ledger
 	var batch, left []ack
 	for in.collect(&batch) {
-		if in.sub.DeadLetters && in.draining.Load() {
+		if in.sub.DeadLetters && isClosed(ends) { // though run may not have noticed yet
 			batch, left = leave(batch, left)
 		}
 		if err := in.pass(&settled, batch); err != nil {

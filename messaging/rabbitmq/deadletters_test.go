@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -211,6 +212,41 @@ func TestWhatRabbitMQSetAsideByItselfTellsItsReason(t *testing.T) {
 		t.Errorf("put at the end its headers are %q, want %q", again.d.Headers, h)
 	}
 	again.settle(t, messaging.Ack)
+}
+
+// The context of a reader may end while its deliver runs, and what was delivered before
+// be given back at that time: nobody in the adapter knows of the end but the context.
+func TestDeadLettersThatAReaderLeavesWhileItsDeliverRunsKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	topic := newAdmin(t).topic("g")
+	b := newBroker(t, rabbitmq.Config{RetryDelays: rungs[:1]})
+	want := bury(t, b, topic, "g", 3)
+	ctx, cancel := context.WithCancel(within(t, patience))
+	defer cancel()
+	var got []letter
+	err := b.Subscribe(ctx, messaging.Subscription{Topic: topic, Group: "g", DeadLetters: true},
+		func(lease context.Context, d *messaging.Delivery, s messaging.Settler) error {
+			if got = append(got, letter{d, s, lease}); len(got) < len(want) {
+				return nil
+			}
+			cancel()
+			for _, l := range slices.Backward(got) {
+				l.settle(t, messaging.Release)
+			}
+			time.Sleep(100 * time.Millisecond) // enough to catch a nack that does not wait for the others
+			return nil
+		})
+	if err != nil {
+		t.Fatalf("Subscribe() = %v, want nil", err)
+	}
+	_, letters := readDead(t, b, topic, "g")
+	for i, m := range want {
+		l := receive(t, letters)
+		if l.d.ID != m.ID {
+			t.Errorf("dead letter %d is message %s, want %s", i, l.d.ID, m.ID)
+		}
+		l.settle(t, messaging.Ack)
+	}
 }
 
 func TestDeadLettersOfAGroupThatNeverWasAreNotFound(t *testing.T) {

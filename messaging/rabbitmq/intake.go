@@ -26,8 +26,6 @@ type intake struct {
 	open atomic.Int64  // deliveries accepted and not settled
 	idle chan struct{} // told each time that open drops to 0
 
-	draining atomic.Bool // run takes nothing more in
-
 	// acks holds verdicts on their way to the broker. It has room for all that
 	// the broker lets be unacknowledged, so that to settle never waits.
 	acks chan ack
@@ -116,7 +114,6 @@ func (in *intake) pause(ctx context.Context) {
 // drain stops the consumer, gives back what was not handed out, and waits until
 // all that was accepted is settled.
 func (in *intake) drain() {
-	in.draining.Store(true)
 	in.broker.workers.Go(func() {
 		// When it succeeds, deliveries end after those already here.
 		if err := in.ch.conn.ask("cancel a consumer", func() error { return in.ch.Cancel(in.tag, false) }); err != nil {

@@ -106,7 +106,7 @@ func (b *Broker) consume(ctx context.Context, s messaging.Subscription, deliver 
 		<-in.gone
 		end(messaging.ErrLost)
 	})
-	b.workers.Go(in.acknowledge)
+	b.workers.Go(func() { in.acknowledge(ctx.Done()) })
 	if !s.DeadLetters {
 		b.workers.Go(func() { in.keepBound(ctx) })
 	}
