@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -230,20 +229,9 @@ func rawBackend(t *testing.T, serve func(net.Conn, *bufio.Reader)) string {
 	return "http://" + l.Addr().String()
 }
 
-// eventually waits for a condition that another goroutine brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	end := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-end:
-			buf := make([]byte, 1<<16)
-			t.Fatalf("%s: not within 10 s; goroutines:\n%s", what, buf[:runtime.Stack(buf, true)])
-		}
-	}
+	gateway.Eventually(t, what, ok)
 }
 
 // quiet is an ErrorLog for a server that is expected to complain. It may do so when

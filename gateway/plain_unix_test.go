@@ -112,20 +112,6 @@ func text(t *testing.T, by http.RoundTripper, url string) string {
 	return string(b)
 }
 
-func soon(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	end := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-end:
-			t.Fatalf("%s: not within 10 s", what)
-		}
-	}
-}
-
 // waiting returns the connections that wait.
 func (k *kept) waiting() (all []*wire) {
 	k.mu.Lock()
@@ -216,7 +202,7 @@ func TestWhatATargetSaysUnaskedIsNobodysAnswer(t *testing.T) {
 				if later {
 					close(read)
 					<-said
-					soon(t, "what was said", func() bool { return pending(p.kept.waiting()[0]) })
+					Eventually(t, "what was said", func() bool { return pending(p.kept.waiting()[0]) })
 				}
 				for range 2 {
 					if got := text(t, p, s.url); got != "mine" {
@@ -226,7 +212,7 @@ func TestWhatATargetSaysUnaskedIsNobodysAnswer(t *testing.T) {
 				if n := s.connections.Load(); n != 2 {
 					t.Errorf("%d connections, want 2", n)
 				}
-				soon(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
+				Eventually(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
 			})
 		}
 	}
@@ -260,7 +246,7 @@ func TestAConnectionThatTheTargetHasClosedIsNotUsed(t *testing.T) {
 	p := carrier(t, Upstream{})
 	for range 3 {
 		text(t, p, s.url)
-		soon(t, "the end of the connection", func() bool { w := p.kept.waiting(); return len(w) == 1 && pending(w[0]) })
+		Eventually(t, "the end of the connection", func() bool { w := p.kept.waiting(); return len(w) == 1 && pending(w[0]) })
 	}
 	if n := s.connections.Load(); n != 3 {
 		t.Errorf("%d connections, want 3", n)
@@ -359,7 +345,7 @@ func TestTheEndOfTheContextEndsAPlainRequestAndItsConnection(t *testing.T) {
 			if !errors.Is(err, errLeft) {
 				t.Errorf("error = %v, want the cause of the context", err)
 			}
-			soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+			Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
 			if s.connections.Load() != 1 {
 				t.Errorf("%d connections, want 1", s.connections.Load())
 			}
@@ -433,7 +419,7 @@ func TestAnAnswerThatIsClosedEarlyCostsItsConnectionAlone(t *testing.T) {
 	if _, err := resp.Body.Read(make([]byte, 1)); !errors.Is(err, http.ErrBodyReadAfterClose) {
 		t.Errorf("Read after Close = %v, want ErrBodyReadAfterClose", err)
 	}
-	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+	Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
 }
 
 func TestAReadAfterTheEndTouchesNoConnection(t *testing.T) {
@@ -472,7 +458,7 @@ func TestAnswersThatCloseAreNotFollowed(t *testing.T) {
 			for range 2 {
 				text(t, p, s.url)
 			}
-			soon(t, "the end of both connections", func() bool { return s.ended.Load() == 2 })
+			Eventually(t, "the end of both connections", func() bool { return s.ended.Load() == 2 })
 		})
 	}
 }
@@ -549,9 +535,9 @@ func TestMaxIdleBoundsWhatIsKept(t *testing.T) {
 	if n := len(p.kept.waiting()); n != 2 {
 		t.Errorf("%d connections wait, want 2", n)
 	}
-	soon(t, "the end of the others", func() bool { return s.ended.Load() == more-2 })
+	Eventually(t, "the end of the others", func() bool { return s.ended.Load() == more-2 })
 	p.CloseIdleConnections()
-	soon(t, "the end of all", func() bool { return s.ended.Load() == more })
+	Eventually(t, "the end of all", func() bool { return s.ended.Load() == more })
 }
 
 func TestConnectionsWaitForIdleTimeoutAndNoLonger(t *testing.T) {

@@ -107,7 +107,7 @@ func TestAConnectionThatIsInUseWhenTheIdleOnesAreClosedIsNotKept(t *testing.T) {
 	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
 		t.Errorf("answer = %q, %v, want ok", b, err)
 	}
-	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+	Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
 	for range 2 { // from the next request on, they are kept again
 		text(t, p, s.url)
 	}
@@ -160,7 +160,7 @@ func TestAnAnswerThatNobodyClosesEndsWithItsRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+	Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
 	for range 2 { // and it remains so
 		if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
 			t.Errorf("error = %v, want that of the context", err)
@@ -193,7 +193,7 @@ func TestAHookThatPanicsLeavesNoConnectionBehind(t *testing.T) {
 					}()
 					_, _ = roundTrip(httptrace.WithClientTrace(t.Context(), trace), t, p, "GET", s.url)
 				}()
-				soon(t, "the end of the connection", func() bool { return s.ended.Load() == int64(kept+1) })
+				Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == int64(kept+1) })
 			}
 		})
 	}
@@ -238,7 +238,7 @@ func TestAConnectionThatWaitsForTooLongIsNotUsedThoughNoTimerCame(t *testing.T) 
 	if n := s.connections.Load(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
-	soon(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
+	Eventually(t, "the end of the first connection", func() bool { return s.ended.Load() == 1 })
 }
 
 func TestAConnectionThatCannotBeLookedAtIsNotUsedAgain(t *testing.T) {
@@ -279,7 +279,7 @@ func TestAConnectionThatTheTargetHasResetIsNotUsed(t *testing.T) {
 	p := carrier(t, Upstream{})
 	text(t, p, s.url)
 	close(read)
-	soon(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
+	Eventually(t, "the end of the connection", func() bool { return s.ended.Load() == 1 })
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 		if i.Reused {
 			t.Error("the connection was used again")
@@ -334,7 +334,7 @@ func TestARequestThatCannotBeWrittenIsSentOnANewConnectionAtMostOnce(t *testing.
 	if _, err := roundTrip(ctx, t, p, "GET", s.url); !errors.Is(err, errFragile) || !errors.Is(wrote, errFragile) {
 		t.Errorf("error = %v, and of the request %v, want that of the Write", err, wrote)
 	}
-	soon(t, "the end of the connections", func() bool { return s.ended.Load() == 3 && s.connections.Load() == 3 })
+	Eventually(t, "the end of the connections", func() bool { return s.ended.Load() == 3 && s.connections.Load() == 3 })
 }
 
 // Of several connections that were kept for too long, one alone is tried.
